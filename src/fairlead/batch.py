@@ -1,0 +1,321 @@
+"""The typed batches that flow through the house. Read this file and you know the vocabulary.
+
+Knows: shapes, padding, trimming, regrouping of rows.
+Does not know: tokenizers, models, methods.
+
+Dimension letters: B rows, P prompt tokens, T response tokens, L tokens of a whole sequence, K candidates.
+Prompts are padded on the left and responses on the right, so that the last prompt token and the first response token are
+neighbours in every row. The end-of-sequence token belongs to the response. `mask` is true where the policy chose the token
+(and so where it learns); `present` is true where any token stands, a tool's output included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar, cast
+
+import torch
+from tensordict import NonTensorStack, TensorClass, TensorDict
+from torch import Tensor
+
+NOT_YET: Any = None
+"""The default of what a later step fills in."""
+
+__all__ = [
+    "Batch",
+    "Experience",
+    "Pairs",
+    "Prompts",
+    "Samples",
+    "Sequences",
+    "concatenate",
+    "left_pad",
+    "pad_columns",
+    "repeat_rows",
+    "right_pad",
+    "row_table",
+    "row_tokens",
+    "take",
+    "trim",
+]
+
+
+class Prompts(TensorClass):
+    """Prompts to answer."""
+
+    prompt_ids: Tensor
+    """[B, P] int64, left-padded."""
+    prompt_mask: Tensor
+    """[B, P] bool, true at prompt tokens."""
+    group: Tensor
+    """[B] int64: rows with the same number answer the same prompt."""
+    seed: Tensor
+    """[B] int64: the sampling seed of each request; a row's answer depends on it and not on the other rows."""
+    rows: Any
+    """One dict a row: `prompt` (text or messages) and whatever other columns the data set has."""
+
+
+class Samples(TensorClass):
+    """Prompts with the responses that a policy gave."""
+
+    prompt_ids: Tensor
+    """[B, P] int64, left-padded."""
+    prompt_mask: Tensor
+    """[B, P] bool."""
+    tokens: Tensor
+    """[B, T] int64, right-padded response, the end token included when there is one."""
+    mask: Tensor
+    """[B, T] bool, true where the policy chose the token."""
+    group: Tensor
+    """[B] int64."""
+    seed: Tensor
+    """[B] int64."""
+    logprobs: Tensor
+    """[B, T] float32: log-probability of each token under the policy at temperature 1, unfiltered; 0 outside the mask."""
+    sampling_logprobs: Tensor
+    """[B, T] float32: log-probability under the distribution that was sampled from (temperature, top-k, top-p, min-p)."""
+    truncated: Tensor
+    """[B] bool: the response was cut by the length limit, so it has no end token."""
+    rows: Any
+    """One dict a row, as in `Prompts`, with `response`: the text without special tokens."""
+    present: Tensor | None = None
+    """[B, T] bool or None when it equals `mask`."""
+
+
+class Experience(TensorClass["shadow"]):  # type: ignore[type-arg,name-defined]  # `values` is our word too
+    """Samples with everything that the parts of an online step found out about them."""
+
+    prompt_ids: Tensor
+    """[B, P] int64, left-padded."""
+    prompt_mask: Tensor
+    """[B, P] bool."""
+    tokens: Tensor
+    """[B, T] int64, right-padded."""
+    mask: Tensor
+    """[B, T] bool, true where the policy chose the token."""
+    group: Tensor
+    """[B] int64: which prompt a row belongs to."""
+    truncated: Tensor
+    """[B] bool."""
+    logprobs: Tensor
+    """[B, T]: the policy's log-probability when it sampled, at the temperature of training; the old policy of the ratio."""
+    behaviour_logprobs: Tensor
+    """[B, T]: log-probability under the sampling distribution itself."""
+    channels: TensorDict
+    """Name → [B] or [B, T]: every raw reward, cost and verdict. Never overwritten; NaN where a source failed."""
+    rows: Any
+    """One dict a row, as in `Samples`."""
+    present: Tensor | None = None
+    """[B, T] bool or None when it equals `mask`."""
+    reference_logprobs: Tensor = NOT_YET
+    """[B, T]"""
+    values: Tensor = NOT_YET  # type: ignore[assignment]
+    """[B, T]: the critic's estimate at the state in which each token was chosen."""
+    score: Tensor = NOT_YET
+    """[B]: the weighted sum of the channels."""
+    rewards: Tensor = NOT_YET
+    """[B, T]: what shaping made of the score."""
+    advantages: Tensor = NOT_YET
+    """[B, T]"""
+    returns: Tensor = NOT_YET
+    """[B, T]: target of the critic."""
+    weight: Tensor = NOT_YET
+    """[B]: how much a row counts; selection sets it, 0 leaves the row out."""
+    loss_weight: Tensor = NOT_YET
+    """[B, T]: weights that sum the per-token losses to the loss of the whole batch; an objective's `prepare` sets it."""
+    extras: TensorDict | None = None
+    """Further tensors that a part brings (images, user ids, turn boundaries), a row each; [B, T] follow the responses."""
+
+    @classmethod
+    def from_samples(cls, samples: Samples) -> Experience:
+        """An experience without any judgement yet."""
+        rows = samples.batch_size
+        return cls(
+            prompt_ids=samples.prompt_ids,
+            prompt_mask=samples.prompt_mask,
+            tokens=samples.tokens,
+            mask=samples.mask,
+            group=samples.group,
+            truncated=samples.truncated,
+            logprobs=samples.logprobs,
+            behaviour_logprobs=samples.sampling_logprobs,
+            channels=TensorDict({}, batch_size=rows),
+            rows=row_table(list(samples.rows)),
+            present=samples.present,
+            weight=torch.ones(rows, dtype=torch.float32),
+            batch_size=rows,
+        )
+
+
+class Pairs(TensorClass):
+    """Prompts with a chosen and a rejected response."""
+
+    prompt_ids: Tensor
+    """[B, P] int64, left-padded."""
+    prompt_mask: Tensor
+    """[B, P] bool."""
+    tokens: Tensor
+    """[B, 2, T] int64, right-padded; position 0 is the chosen response, 1 the rejected one."""
+    mask: Tensor
+    """[B, 2, T] bool."""
+    margin: Tensor
+    """[B] float32: by how much the chosen response was preferred; 0 where the data does not say."""
+    weight: Tensor
+    """[B] float32: how much a pair counts."""
+    rows: Any
+    """One dict a row: `prompt`, `chosen`, `rejected` and the data set's other columns."""
+    reference_logprobs: Tensor = NOT_YET
+    """[B, 2, T]"""
+    loss_weight: Tensor = NOT_YET
+    """[B]: weights that sum the losses of the pairs to the loss of the whole batch."""
+
+
+class Sequences(TensorClass):
+    """Whole sequences for supervised learning, possibly several documents packed in one row."""
+
+    tokens: Tensor
+    """[B, L] int64, right-padded."""
+    segments: Tensor
+    """[B, L] int64: 1, 2, … number the documents of a row, 0 is padding; attention does not cross a border."""
+    mask: Tensor
+    """[B, L] bool: true at the tokens to be predicted; false at the first token of each document."""
+    weight: Tensor
+    """[B] float32: how much a row counts."""
+    loss_weight: Tensor = NOT_YET
+    """[B, L]"""
+
+
+Batch = Prompts | Samples | Experience | Pairs | Sequences
+AnyBatch = TypeVar("AnyBatch", Prompts, Samples, Experience, Pairs, Sequences)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows and columns
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def row_table(rows: Sequence[dict[str, Any]]) -> Any:
+    """One dict a row, in the form that a batch can index and concatenate."""
+    return NonTensorStack(*rows)
+
+
+def left_pad(sequences: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Ids [B, longest] padded on the left, and the mask of real tokens (bool)."""
+    width = max((len(sequence) for sequence in sequences), default=0)
+    ids = torch.full((len(sequences), width), padding, dtype=torch.int64)
+    mask = torch.zeros((len(sequences), width), dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        if len(sequence):
+            ids[row, width - len(sequence) :] = torch.as_tensor(sequence, dtype=torch.int64)
+            mask[row, width - len(sequence) :] = True
+    return ids, mask
+
+
+def right_pad(sequences: Sequence[Sequence[int]], padding: int, width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Ids [B, width or longest] padded on the right, and the mask of real tokens (bool)."""
+    width = max((len(sequence) for sequence in sequences), default=0) if width is None else width
+    ids = torch.full((len(sequences), width), padding, dtype=torch.int64)
+    mask = torch.zeros((len(sequences), width), dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.as_tensor(sequence, dtype=torch.int64)
+        mask[row, : len(sequence)] = True
+    return ids, mask
+
+
+_PROMPT_COLUMNS = ("prompt_ids", "prompt_mask")
+_RESPONSE_COLUMNS = (
+    "tokens",
+    "mask",
+    "present",
+    "segments",
+    "logprobs",
+    "sampling_logprobs",
+    "behaviour_logprobs",
+    "reference_logprobs",
+    "values",
+    "rewards",
+    "advantages",
+    "returns",
+    "loss_weight",
+)
+
+
+def _tensor_columns(batch: Any, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    for name in names:
+        value = getattr(batch, name, None)
+        if isinstance(value, Tensor) and value.dim() > 1:
+            yield name, value
+
+
+def trim(batch: AnyBatch) -> AnyBatch:
+    """The batch without the columns that are padding in every row (left of the prompts, right of the responses)."""
+    changes: dict[str, Any] = {}
+    if not isinstance(batch, Sequences):
+        used = batch.prompt_mask.any(0)
+        skip = int(used.int().argmax()) if bool(used.any()) else used.shape[0]
+        if skip:
+            changes |= {name: value[..., skip:] for name, value in _tensor_columns(batch, _PROMPT_COLUMNS)}
+    filled = row_tokens(batch)
+    if filled is not None:
+        used = filled.reshape(-1, filled.shape[-1]).any(0)
+        keep = int(used.nonzero()[-1]) + 1 if bool(used.any()) else 0
+        if keep < filled.shape[-1]:
+            changes |= {name: value[..., :keep] for name, value in _tensor_columns(batch, _RESPONSE_COLUMNS)}
+            changes |= _tables(batch, lambda x: x[..., :keep])
+    return batch.replace(**changes) if changes else batch
+
+
+def _tables(batch: Any, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """`channels` and `extras` with `change` done to those of their tensors that are [B, T]."""
+    filled = row_tokens(batch)
+    if filled is None:
+        return {}
+    shape = (filled.shape[0], filled.shape[-1])
+    tables = {name: getattr(batch, name, None) for name in ("channels", "extras")}
+    return {
+        name: table.apply(lambda x: change(x) if tuple(x.shape) == shape else x)
+        for name, table in tables.items()
+        if isinstance(table, TensorDict)
+    }
+
+
+def row_tokens(batch: Any) -> Tensor | None:
+    """Where a token stands behind the prompt: [B, T], [B, 2, T] or [B, L] bool; None for prompts alone."""
+    if isinstance(batch, Prompts):
+        return None
+    if isinstance(batch, Sequences):
+        return batch.segments > 0
+    present = getattr(batch, "present", None)
+    return batch.mask if present is None else present
+
+
+def take(batch: AnyBatch, rows: Tensor | Sequence[int]) -> AnyBatch:
+    """The given rows, in the given order, trimmed."""
+    return trim(batch[torch.as_tensor(rows, dtype=torch.int64)])
+
+
+def repeat_rows(batch: AnyBatch, times: int) -> AnyBatch:
+    """Each row `times` times, copies next to each other."""
+    return batch.repeat_interleave(times) if times != 1 else batch
+
+
+def pad_columns(batch: AnyBatch, prompt_width: int, response_width: int) -> AnyBatch:
+    """The batch with its prompts padded on the left and its responses on the right to the given widths."""
+    changes: dict[str, Any] = {}
+    for name, value in _tensor_columns(batch, _PROMPT_COLUMNS):
+        changes[name] = torch.nn.functional.pad(value, (prompt_width - value.shape[-1], 0))
+    for name, value in _tensor_columns(batch, _RESPONSE_COLUMNS):
+        changes[name] = torch.nn.functional.pad(value, (0, response_width - value.shape[-1]))
+    changes |= _tables(batch, lambda x: torch.nn.functional.pad(x, (0, response_width - x.shape[-1])))
+    return batch.replace(**changes)
+
+
+def concatenate(batches: Sequence[AnyBatch]) -> AnyBatch:
+    """The rows of several batches of one type as one batch, padded to common widths."""
+    if len(batches) == 1:
+        return batches[0]
+    prompt_width = max((b.prompt_ids.shape[-1] for b in batches if hasattr(b, "prompt_ids")), default=0)
+    response_width = max((filled.shape[-1] for b in batches if (filled := row_tokens(b)) is not None), default=0)
+    padded = [pad_columns(batch, prompt_width, response_width) for batch in batches]
+    joined: Any = torch.cat(cast(Any, padded))
+    return cast(AnyBatch, joined)

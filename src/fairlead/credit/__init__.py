@@ -1,0 +1,7 @@
+"""Credit: from rewards to advantages."""
+
+from fairlead.credit.base import Credit
+from fairlead.credit.gae import GAE
+from fairlead.credit.group import GroupRelative, LeaveOneOut, Reinforce, ReinforcePlusPlus
+
+__all__ = ["GAE", "Credit", "GroupRelative", "LeaveOneOut", "Reinforce", "ReinforcePlusPlus"]

@@ -1,0 +1,16 @@
+"""What can be said about judges and policies once their numbers and texts are there."""
+
+from fairlead.evaluation.pairs import bag_of_words_accuracy, judge_pairs
+from fairlead.evaluation.policies import compare_policies
+from fairlead.evaluation.texts import describe_texts, distinct, plain_text, self_repetition, words
+
+__all__ = [
+    "bag_of_words_accuracy",
+    "compare_policies",
+    "describe_texts",
+    "distinct",
+    "judge_pairs",
+    "plain_text",
+    "self_repetition",
+    "words",
+]

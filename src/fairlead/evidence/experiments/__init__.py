@@ -1,0 +1,1 @@
+"""Experiments, a method a file: whatever lies here is found by itself."""

@@ -1,0 +1,102 @@
+"""Pure tensor functions: the mathematics of Fairlead, without state, input or output, or configuration.
+
+Letters in shapes: B rows, T response tokens, V vocabulary. Log-probabilities, entropies and KL are in nats. A mask is
+non-zero where a position counts; masked positions of outputs are exactly 0, and NaN under a mask goes nowhere.
+"""
+
+from fairlead.functional.advantages import (
+    broadcast_to_tokens,
+    discounted_returns,
+    gae,
+    group_mean,
+    group_relative,
+    leave_one_out,
+)
+from fairlead.functional.kl import adaptive_coefficient, exact_kl, kl_estimate, kl_loss
+from fairlead.functional.logprobs import entropy, token_logprobs, token_logprobs_and_entropy
+from fairlead.functional.masks import (
+    aggregation_weights,
+    last_token_index,
+    mask_out,
+    masked_mean,
+    masked_sum,
+    masked_variance,
+    place_at_last_token,
+    sequence_reward,
+    whiten,
+)
+from fairlead.functional.policy_losses import (
+    cispo,
+    clip_fraction,
+    clipped_tokens,
+    gspo,
+    importance_ratio,
+    ppo_clip,
+    reinforce,
+    sequence_ratio,
+    truncated_importance_weight,
+    value_loss,
+)
+from fairlead.functional.preference_losses import bradley_terry, dpo
+from fairlead.functional.random import mix_seeds, uniform
+from fairlead.functional.statistics import (
+    area_under_curve,
+    bootstrap_interval,
+    chi_square,
+    expected_calibration_error,
+    explained_variance,
+    pearson,
+    reliability_curve,
+    spearman,
+    total_variation,
+    wilson_interval,
+)
+
+__all__ = [
+    "adaptive_coefficient",
+    "aggregation_weights",
+    "area_under_curve",
+    "bootstrap_interval",
+    "bradley_terry",
+    "broadcast_to_tokens",
+    "chi_square",
+    "cispo",
+    "clip_fraction",
+    "clipped_tokens",
+    "discounted_returns",
+    "dpo",
+    "entropy",
+    "exact_kl",
+    "expected_calibration_error",
+    "explained_variance",
+    "gae",
+    "group_mean",
+    "group_relative",
+    "gspo",
+    "importance_ratio",
+    "kl_estimate",
+    "kl_loss",
+    "last_token_index",
+    "leave_one_out",
+    "mask_out",
+    "masked_mean",
+    "masked_sum",
+    "masked_variance",
+    "mix_seeds",
+    "pearson",
+    "place_at_last_token",
+    "ppo_clip",
+    "reinforce",
+    "reliability_curve",
+    "sequence_ratio",
+    "sequence_reward",
+    "spearman",
+    "token_logprobs",
+    "token_logprobs_and_entropy",
+    "total_variation",
+    "truncated_importance_weight",
+    "uniform",
+    "value_loss",
+    "whiten",
+    "wilson_interval",
+]

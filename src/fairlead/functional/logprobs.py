@@ -1,0 +1,156 @@
+"""Log-probabilities and entropies of a categorical distribution given by logits.
+
+Knows logits, token ids and the sampling temperature. Does not know models, shifting by one, or masks: the caller aligns
+logits[t] with the token it predicts.
+
+The maths runs in float32 (float64 for float64 logits) over pieces of the logits, forwards and backwards, so a
+half-precision [B, T, V] tensor never has a full-size float32 twin. The backward pass recomputes the softmax of each
+piece. A position whose incoming gradient is exactly zero sends back exact zeros even when its logits are NaN or
+infinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairlead.functional._checks import at_least_float32, require_positive
+
+PIECE_ELEMENTS = 1 << 24  # logits per piece: 64 MiB in float32
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / temperature) at the given tokens, in nats.
+
+    Shapes: logits [..., T, V], tokens [..., T] int64 in [0, V); returns [..., T], float32 (float64 for float64 logits).
+    Logits of -inf (forbidden tokens) are allowed.
+    Raises: ValueError when the shapes do not fit, tokens are not integers, or temperature is not positive. A token
+    outside [0, V) fails in torch's gather: use any valid id at padding, not -100.
+    """
+    return _compute(logits, tokens, temperature, with_entropy=False)[0]
+
+
+def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy -sum_v p_v log p_v of softmax(logits / temperature), in nats, exact over the vocabulary.
+
+    Shapes: logits [..., T, V]; returns [..., T], float32 (float64 for float64 logits). Logits of -inf count as p = 0.
+    Raises: ValueError when logits has no dimension or temperature is not positive.
+    """
+    return _compute(logits, None, temperature, with_entropy=True)[1]
+
+
+def token_logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """`token_logprobs` and `entropy` together, from one logsumexp per position.
+
+    Shapes, units and errors: as in the two functions; returns (log-probabilities [..., T], entropies [..., T]).
+    """
+    return _compute(logits, tokens, temperature, with_entropy=True)
+
+
+def _compute(logits: Tensor, tokens: Tensor | None, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    require_positive("temperature", temperature)
+    if logits.dim() == 0:
+        raise ValueError("logits must have shape [..., T, V], got a scalar")
+    shape = logits.shape[:-1]
+    if tokens is not None:
+        if tokens.shape != shape:
+            raise ValueError(
+                "tokens must have the shape of logits without V: "
+                f"logits {list(logits.shape)}, tokens {list(tokens.shape)}"
+            )
+        if tokens.is_floating_point() or tokens.dtype == torch.bool:
+            raise ValueError(f"tokens must be integers, got {tokens.dtype}")
+    # [R, T, V]: a slice such as logits[:, 3:-1] stays a view, whereas flattening to [R * T, V] would copy it.
+    length = shape[-1] if shape else 1
+    rows = logits.numel() // max(1, length * logits.shape[-1])
+    cube = logits.reshape(rows, length, logits.shape[-1])
+    token_rows = None if tokens is None else tokens.reshape(rows, length).long()
+    both = _LogprobsAndEntropy.apply(cube, token_rows, temperature, with_entropy)  # type: ignore[no-untyped-call]
+    logprobs, entropies = both
+    return logprobs.reshape(shape), entropies.reshape(shape)
+
+
+def _pieces(rows: int, length: int, vocabulary: int) -> Iterator[tuple[slice, slice]]:
+    """Cut [rows, length] into blocks of about PIECE_ELEMENTS logits: whole rows where they fit, else parts of one."""
+    positions = max(1, PIECE_ELEMENTS // max(1, vocabulary))
+    row_step = max(1, positions // max(1, length))
+    token_step = min(max(1, length), positions)
+    for row in range(0, rows, row_step):
+        for token in range(0, length, token_step):
+            yield slice(row, row + row_step), slice(token, token + token_step)
+
+
+def _log_softmax(piece: Tensor, temperature: float) -> Tensor:
+    wide = at_least_float32(piece)
+    return torch.log_softmax(wide if temperature == 1.0 else wide / temperature, dim=-1)
+
+
+def _entropy_terms(logp: Tensor) -> tuple[Tensor, Tensor]:
+    """(p, log p with 0 in place of -inf): a forbidden token adds 0 * 0 and not 0 * -inf."""
+    return logp.exp(), torch.where(logp == -torch.inf, torch.zeros_like(logp), logp)
+
+
+class _LogprobsAndEntropy(torch.autograd.Function):
+    """Keeps only the logits it was given, and recomputes in backward. An output nobody asked for is zeros."""
+
+    @staticmethod
+    def forward(logits: Tensor, tokens: Tensor | None, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        logprobs = torch.zeros(logits.shape[:-1], dtype=dtype, device=logits.device)
+        entropies = torch.zeros_like(logprobs)
+        for row, token in _pieces(*logits.shape):
+            logp = _log_softmax(logits[row, token], temperature)
+            if tokens is not None:
+                logprobs[row, token] = logp.gather(-1, tokens[row, token].unsqueeze(-1)).squeeze(-1)
+            if with_entropy:
+                probability, finite_logp = _entropy_terms(logp)
+                entropies[row, token] = -(probability * finite_logp).sum(-1)
+        return logprobs, entropies
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        logits, tokens, ctx.temperature, ctx.with_entropy = inputs
+        ctx.save_for_backward(logits, tokens)
+        unwanted = [output[0]] if tokens is None else []
+        ctx.mark_non_differentiable(*unwanted, *([] if ctx.with_entropy else [output[1]]))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, tokens = ctx.saved_tensors
+        logprobs_gradient, entropy_gradient = gradients
+        if torch.is_grad_enabled():  # create_graph=True: keep it one differentiable expression
+            everything = slice(None), slice(None)
+            return _gradient(ctx, logits, tokens, logprobs_gradient, entropy_gradient, everything), None, None, None
+        result = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+        for piece in _pieces(*logits.shape):
+            gradient = _gradient(ctx, logits, tokens, logprobs_gradient, entropy_gradient, piece)
+            silent = logprobs_gradient[piece] == 0
+            if ctx.with_entropy:
+                silent = silent & (entropy_gradient[piece] == 0)
+            result[piece] = gradient.masked_fill_(silent.unsqueeze(-1), 0)
+        return result, None, None, None
+
+
+def _gradient(
+    ctx: Any,
+    logits: Tensor,
+    tokens: Tensor | None,
+    logprobs_gradient: Tensor,
+    entropy_gradient: Tensor,
+    piece: tuple[slice, slice],
+) -> Tensor:
+    """d log p_y / d x_v = 1[v = y] - p_v and d H / d x_v = -p_v (log p_v + H), both over the temperature."""
+    logp = _log_softmax(logits[piece], ctx.temperature)
+    probability, finite_logp = _entropy_terms(logp)
+    gradient = torch.zeros_like(logp)
+    if tokens is not None:
+        upstream = logprobs_gradient[piece].unsqueeze(-1)
+        gradient = (-upstream * probability).scatter_add(-1, tokens[piece].unsqueeze(-1), upstream)
+    if ctx.with_entropy:
+        entropies = -(probability * finite_logp).sum(-1, keepdim=True)
+        gradient = gradient - entropy_gradient[piece].unsqueeze(-1) * probability * (finite_logp + entropies)
+    scaled: Tensor = gradient / ctx.temperature
+    return scaled.to(logits.dtype)

@@ -1,0 +1,305 @@
+"""The sampling engine: answers a batch of prompts with any Hugging Face causal language model.
+
+Knows: prompts that repeat, the key-value cache, rows that finish early, how many rows fit at a time.
+Does not know: rewards, where the model lives, how text becomes tokens (the codec does).
+
+Rows are sorted by length and cut into chunks that fit the token budget. A chunk runs each distinct prompt through the
+model once, spreads the cache over the rows that share it, and decodes one token for all rows at a time; when enough rows
+have finished, they leave the cache. Nothing in a decoding step loops over rows in Python, except for stop strings.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fairlead import functional
+from fairlead.batch import Prompts, Samples, row_table
+from fairlead.generation.cache import cache_argument, full_attention_only, growing_cache
+from fairlead.generation.filters import choose, filtered_logits, is_plain
+from fairlead.generation.sampling import Sampling
+from fairlead.generation.stops import StopStrings
+from fairlead.models import plain_model
+
+__all__ = ["Codec", "ContextError", "generate"]
+
+TOKEN_BUDGET = 131_072
+COMPACT_BELOW = 0.75
+
+
+class ContextError(ValueError):
+    """Prompt and response do not fit into the model's context."""
+
+
+class Codec(Protocol):
+    """What the engine needs of `fairlead.data.TextCodec`."""
+
+    @property
+    def end_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def padding_id(self) -> int: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    codec: Codec,
+    prompts: Prompts,
+    sampling: Sampling,
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    compact_below: float = COMPACT_BELOW,
+    share_prompts: bool = True,
+) -> Samples:
+    """One response for each row of `prompts`, as `Samples` [B, T] with T the longest response.
+
+    Row i is drawn with the numbers `functional.uniform(seed_i, step)`, so its answer is a function of its prompt and
+    seed; the other rows touch it only through the rounding of the model's own matrix products.
+
+    The end token belongs to the response (mask true) and not to its text. A stop string ends the response with the token
+    that completes it; the text leaves out the string and what follows. Neither ends a response before `minimum_tokens`
+    tokens stand. `sampling_logprobs` is 0 everywhere at temperature 0.
+
+    The remaining arguments change speed and memory only: `token_budget` is the most positions (prompt and longest response,
+    padding included) in the cache at a time, though one row always runs; `compact_below` is the share of unfinished
+    rows at which finished ones are dropped from the cache; `share_prompts` computes equal prompts once.
+
+    Raises: ContextError when a prompt and `maximum_tokens` exceed the model's context; ValueError for an empty prompt.
+    """
+    rows, device = int(prompts.batch_size[0]), prompts.prompt_ids.device
+    engine = _Engine(plain_model(model), codec, sampling, prompts, compact_below, share_prompts)
+    engine.check_lengths()
+    was_training = engine.model.training
+    engine.model.eval()
+    try:
+        for chunk in engine.chunks(token_budget):
+            engine.run(chunk)
+    finally:
+        engine.model.train(was_training)
+    out = engine.out
+    width = int(out.mask.sum(1).max()) if rows else 0
+    return Samples(
+        prompt_ids=prompts.prompt_ids,
+        prompt_mask=prompts.prompt_mask,
+        tokens=out.tokens[:, :width].clone(),
+        mask=out.mask[:, :width].clone(),
+        group=prompts.group,
+        seed=prompts.seed,
+        logprobs=out.logprobs[:, :width].clone(),
+        sampling_logprobs=out.sampling_logprobs[:, :width].clone(),
+        truncated=~out.ended,
+        rows=row_table([{**row, "response": text} for row, text in zip(prompts.rows, engine.texts(), strict=True)]),
+        batch_size=[rows],
+        device=device if prompts.device is not None else None,
+    )
+
+
+@dataclass
+class _Responses:
+    """What has been drawn so far, for the whole batch."""
+
+    tokens: Tensor
+    """[B, maximum_tokens] int64"""
+    mask: Tensor
+    """[B, maximum_tokens] bool"""
+    logprobs: Tensor
+    """[B, maximum_tokens] float32"""
+    sampling_logprobs: Tensor
+    """[B, maximum_tokens] float32"""
+    ended: Tensor
+    """[B] bool: by an end token or a stop string"""
+    end_token: Tensor
+    """[B] bool: by an end token"""
+
+
+class _Engine:
+    """One call of `generate`."""
+
+    def __init__(
+        self, model: Any, codec: Codec, sampling: Sampling, prompts: Prompts, compact_below: float, share_prompts: bool
+    ) -> None:
+        self.model, self.codec, self.sampling, self.prompts = model, codec, sampling, prompts
+        self.compact_below, self.share_prompts = compact_below, share_prompts
+        self.device = prompts.prompt_ids.device
+        self.lengths: list[int] = prompts.prompt_mask.sum(1).tolist()
+        self.ends = torch.tensor(sorted({*codec.end_ids, *sampling.stop_tokens}), dtype=torch.int64, device=self.device)
+        self.stops = StopStrings(sampling.stop, codec.decode)
+        shape = (len(self.lengths), sampling.maximum_tokens)
+        self.out = _Responses(
+            tokens=torch.full(shape, codec.padding_id, dtype=torch.int64, device=self.device),
+            mask=torch.zeros(shape, dtype=torch.bool, device=self.device),
+            logprobs=torch.zeros(shape, dtype=torch.float32, device=self.device),
+            sampling_logprobs=torch.zeros(shape, dtype=torch.float32, device=self.device),
+            ended=torch.zeros(shape[0], dtype=torch.bool, device=self.device),
+            end_token=torch.zeros(shape[0], dtype=torch.bool, device=self.device),
+        )
+        accepted = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in accepted
+        self.takes_keep = "logits_to_keep" in accepted
+        self.cache_name = cache_argument(model)
+
+    # -- what runs together ------------------------------------------------------------------------------------------
+
+    def check_lengths(self) -> None:
+        """Every prompt has a token, and prompt and longest response fit the context."""
+        empty = [row for row, length in enumerate(self.lengths) if length == 0]
+        if empty:
+            raise ValueError(f"prompts without any token cannot be answered: rows {empty[:10]}")
+        config = self.model.config.get_text_config(decoder=True)
+        limit = getattr(config, "max_position_embeddings", None)
+        new, longest = self.sampling.maximum_tokens, max(self.lengths, default=0)
+        if limit is not None and longest + new > limit and self.lengths:
+            over = sum(length + new > limit for length in self.lengths)
+            raise ContextError(
+                f"{over} of {len(self.lengths)} prompts do not fit: the longest has {longest} tokens, with maximum_tokens {new} "
+                f"that is {longest + new}, and the model's context holds {limit}; shorten the prompts or set maximum_tokens to "
+                f"{max(limit - longest, 0)} or less"
+            )
+
+    def chunks(self, token_budget: int) -> Iterator[list[int]]:
+        """Rows that run together: of similar length, equal prompts next to each other, within the budget."""
+        known: dict[tuple[int, ...], int] = {}
+        ids = self.prompts.prompt_ids.tolist()
+        masks = self.prompts.prompt_mask.tolist()
+        self.prompt_of = [
+            known.setdefault(tuple(i for i, m in zip(row, mask, strict=True) if m), len(known))
+            for row, mask in zip(ids, masks, strict=True)
+        ]
+        order = sorted(range(len(ids)), key=lambda row: (self.lengths[row], self.prompt_of[row], row))
+        chunk: list[int] = []
+        for row in order:  # sorted, so the newest row is the longest of its chunk
+            if chunk and (len(chunk) + 1) * (self.lengths[row] + self.sampling.maximum_tokens) > token_budget:
+                yield chunk
+                chunk = []
+            chunk.append(row)
+        if chunk:
+            yield chunk
+
+    # -- one chunk ---------------------------------------------------------------------------------------------------
+
+    def run(self, chunk: list[int]) -> None:
+        """Answer the given rows."""
+        maximum = self.sampling.maximum_tokens
+        slots = torch.tensor(chunk, dtype=torch.int64, device=self.device)
+        seeds = self.prompts.seed[slots]
+        cache, logits, padding, positions = self._prefill(chunk)
+        width = padding.shape[1]
+        # The attention mask of the whole run is written once: prompt padding is the only thing it ever hides.
+        visible = None if bool(padding.all()) else torch.nn.functional.pad(padding, (0, maximum), value=True)
+        broadcast = visible is not None and self._one_mask_for_all(cache)
+        alive = torch.ones(len(chunk), dtype=torch.bool, device=self.device)
+        for step in range(maximum):
+            tokens = self._draw(logits, slots, seeds, alive, step)
+            self._end(tokens, slots, alive, step)
+            live = int(alive.sum())
+            if live == 0 or step + 1 == maximum:
+                return
+            if live <= self.compact_below * len(alive):
+                keep = alive.nonzero().squeeze(1)
+                cache.reorder_cache(keep)
+                slots, seeds, alive, tokens, positions = (x[keep] for x in (slots, seeds, alive, tokens, positions))
+                visible = None if visible is None else visible[keep]
+            mask = None if visible is None else visible[:, : width + step + 1]
+            if mask is not None and broadcast:
+                mask = mask[:, None, None]
+            logits = self._forward(tokens[:, None], mask, positions[:, None], cache)
+            positions = positions + 1
+
+    def _prefill(self, chunk: list[int]) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """Cache, next-token logits [n, V], prompt mask [n, P] and next positions [n] of the rows."""
+        first: dict[int, int] = {}  # distinct prompt → its place in the prefill
+        for row in chunk:
+            first.setdefault(self.prompt_of[row] if self.share_prompts else row, row)
+        place = {key: i for i, key in enumerate(first)}
+        spread = [place[self.prompt_of[row] if self.share_prompts else row] for row in chunk]
+        width = max(self.lengths[row] for row in chunk)
+        source = torch.tensor(list(first.values()), dtype=torch.int64, device=self.device)
+        ids = self.prompts.prompt_ids[source, -width:]
+        mask = self.prompts.prompt_mask[source, -width:]
+        cache = growing_cache(self.model.config)
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+        logits = self._forward(ids, None if bool(mask.all()) else mask.long(), positions, cache)
+        following = positions[:, -1] + 1
+        if len(first) < len(chunk):
+            index = torch.tensor(spread, dtype=torch.int64, device=self.device)
+            cache.reorder_cache(index)
+            logits, mask, following = logits[index], mask[index], following[index]
+        return cache, logits, mask, following
+
+    def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
+        """Logits [n, V] after the last token."""
+        arguments: dict[str, Any] = {self.cache_name: cache}
+        if self.takes_positions:
+            arguments["position_ids"] = positions
+        if self.takes_keep:
+            arguments["logits_to_keep"] = 1
+        return self.model(input_ids=ids, attention_mask=mask, use_cache=True, **arguments).logits[:, -1]  # type: ignore[no-any-return]
+
+    def _one_mask_for_all(self, cache: Any) -> bool:
+        """True where a ready mask [n, 1, 1, K] can be handed in, which saves building one at every token."""
+        return self.model.config._attn_implementation == "sdpa" and full_attention_only(cache)
+
+    # -- one token ---------------------------------------------------------------------------------------------------
+
+    def _draw(self, logits: Tensor, slots: Tensor, seeds: Tensor, alive: Tensor, step: int) -> Tensor:
+        """Choose and write down the token of each row; finished rows get padding."""
+        sampling = self.sampling
+        plain = torch.log_softmax(logits.float(), -1)
+        allowed = plain
+        if step < sampling.minimum_tokens and self.ends.numel():
+            allowed = plain.index_fill(-1, self.ends, float("-inf"))
+        if sampling.temperature == 0.0:
+            tokens = allowed.argmax(-1)
+            sampled = torch.zeros((), device=self.device)
+        else:
+            if not (allowed is plain and is_plain(sampling)):
+                allowed = torch.log_softmax(filtered_logits(allowed, sampling), -1)
+            tokens = choose(allowed, functional.uniform(seeds, step))
+            sampled = allowed.gather(1, tokens[:, None]).squeeze(1)
+        logprobs = plain.gather(1, tokens[:, None]).squeeze(1)
+        tokens = torch.where(alive, tokens, self.codec.padding_id)
+        self.out.tokens[slots, step] = tokens
+        self.out.mask[slots, step] = alive
+        self.out.logprobs[slots, step] = torch.where(alive, logprobs, 0.0)
+        self.out.sampling_logprobs[slots, step] = torch.where(alive, sampled, 0.0)
+        return tokens
+
+    def _end(self, tokens: Tensor, slots: Tensor, alive: Tensor, step: int) -> None:
+        """Take the rows that this token ended out of `alive`."""
+        if step < self.sampling.minimum_tokens:
+            return
+        ended = torch.isin(tokens, self.ends) & alive
+        self.out.end_token[slots] |= ended
+        if self.stops:
+            running = (alive & ~ended).nonzero().squeeze(1)
+            start = max(0, step + 1 - self.stops.window)
+            recent = self.out.tokens[slots[running], start : step + 1].tolist()
+            ended[running] = torch.tensor(
+                [self.stops.completed(x) for x in recent], dtype=torch.bool, device=self.device
+            )
+        self.out.ended[slots] |= ended
+        alive &= ~ended
+
+    # -- at the end --------------------------------------------------------------------------------------------------
+
+    def texts(self) -> list[str]:
+        """The text of every response, without its end token or stop string."""
+        tokens, lengths = self.out.tokens.tolist(), self.out.mask.sum(1).tolist()
+        texts = []
+        for row, (end_token, ended) in enumerate(
+            zip(self.out.end_token.tolist(), self.out.ended.tolist(), strict=True)
+        ):
+            ids = tokens[row][: lengths[row]]
+            if end_token:
+                texts.append(self.codec.decode(ids[:-1]))
+            else:
+                texts.append(self.stops.text(ids) if ended else self.codec.decode(ids))
+        return texts

@@ -1,0 +1,31 @@
+"""Models: loading, saving, heads and adapters of Hugging Face checkpoints."""
+
+from fairlead.models.load import (
+    LoraSpec,
+    ModelError,
+    ModelKind,
+    ModelSpec,
+    adapter_off,
+    backbone,
+    export_model,
+    load_model,
+    load_tokenizer,
+    merged_weights,
+    plain_model,
+    resolve_path,
+)
+
+__all__ = [
+    "LoraSpec",
+    "ModelError",
+    "ModelKind",
+    "ModelSpec",
+    "adapter_off",
+    "backbone",
+    "export_model",
+    "load_model",
+    "load_tokenizer",
+    "merged_weights",
+    "plain_model",
+    "resolve_path",
+]

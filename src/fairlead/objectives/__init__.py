@@ -1,0 +1,22 @@
+"""Objectives: the losses of policies, critics, reward models and imitation."""
+
+from fairlead.objectives.base import Objective
+from fairlead.objectives.policy import PolicyGradient, PolicyObjective, PPOClip
+from fairlead.objectives.preference import DPO, BradleyTerry, PreferenceObjective, RewardObjective
+from fairlead.objectives.supervised import NegativeLogLikelihood, SupervisedObjective
+from fairlead.objectives.value import ValueClip, ValueObjective
+
+__all__ = [
+    "DPO",
+    "BradleyTerry",
+    "NegativeLogLikelihood",
+    "Objective",
+    "PPOClip",
+    "PolicyGradient",
+    "PolicyObjective",
+    "PreferenceObjective",
+    "RewardObjective",
+    "SupervisedObjective",
+    "ValueClip",
+    "ValueObjective",
+]

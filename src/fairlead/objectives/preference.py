@@ -1,0 +1,111 @@
+"""Preference objectives: what a policy or a reward model learns from pairs."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from fairlead import functional
+from fairlead.batch import Pairs
+from fairlead.objectives.base import Loss, Objective
+from fairlead.runtime.forward import Outputs
+
+__all__ = ["DPO", "BradleyTerry", "PreferenceObjective", "RewardObjective"]
+
+
+class _PairObjective(Objective):
+    """Every pair counts by its weight."""
+
+    def prepare(self, batch: Pairs) -> Pairs:
+        return batch.replace(loss_weight=batch.weight / batch.weight.sum().clamp(min=1e-8))
+
+
+class PreferenceObjective(_PairObjective, slot="preference-objective"):
+    """What a policy learns from pairs, beside a fixed reference."""
+
+    needs: ClassVar[tuple[str, ...]] = ("logprobs",)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether `pairs.reference_logprobs` must be filled."""
+        return True
+
+
+class DPO(PreferenceObjective, name="dpo"):
+    """Direct preference optimisation: the policy's own log-ratio to the reference is the reward of a Bradley–Terry model.
+
+    Source: Rafailov et al. 2023 (arXiv 2305.18290), eq. 7; label smoothing: Mitchell 2023 (conservative DPO); hinge: Zhao et
+    al. 2023 (SLiC, arXiv 2305.10425); ipo: Azar et al. 2023 (arXiv 2310.12036), eq. 17, on length-normalised log-ratios.
+    """
+
+    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference: reward = β · log-ratio")
+    loss: Literal["sigmoid", "hinge", "ipo"] = Field("sigmoid", description="shape of the loss on the margin")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed share of flipped labels")
+    nll_coefficient: float = Field(
+        0.0, ge=0, description="weight of the chosen response's mean negative log-likelihood"
+    )
+
+    @model_validator(mode="after")
+    def _smoothing_fits(self) -> Self:
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError(f"label_smoothing is defined for loss sigmoid only, not for {self.loss}")
+        return self
+
+    def __call__(self, outputs: Outputs, batch: Pairs) -> Loss:
+        logprobs, reference, weight = outputs.logprobs.sum(-1), batch.reference_logprobs.sum(-1), batch.loss_weight
+        lengths = batch.mask.sum(-1).clamp(min=1)
+        if self.loss == "ipo":
+            logprobs, reference = logprobs / lengths, reference / lengths
+        loss, chosen, rejected = functional.dpo(
+            logprobs[:, 0], logprobs[:, 1], reference[:, 0], reference[:, 1], self.beta, self.loss, self.label_smoothing
+        )
+        if self.nll_coefficient:
+            loss = loss - self.nll_coefficient * outputs.logprobs[:, 0].sum(-1) / lengths[:, 0]
+        with torch.no_grad():
+            metrics = {
+                "accuracy": (weight * _wins(chosen - rejected)).sum(),
+                "margin": (weight * (chosen - rejected)).sum(),
+                "reward_chosen": (weight * chosen).sum(),
+                "reward_rejected": (weight * rejected).sum(),
+                "logprob_chosen": (weight * outputs.logprobs[:, 0].sum(-1)).sum(),
+                "logprob_rejected": (weight * outputs.logprobs[:, 1].sum(-1)).sum(),
+            }
+        return (weight * loss).sum(), metrics
+
+
+class RewardObjective(_PairObjective, slot="reward-objective"):
+    """What a reward model learns from pairs."""
+
+    needs: ClassVar[tuple[str, ...]] = ("scores",)
+
+
+class BradleyTerry(RewardObjective, name="bradley-terry"):
+    """The chosen response should score higher: −log σ(r_chosen − r_rejected − margin).
+
+    Source: Bradley and Terry 1952; for reward models Ouyang et al. 2022 (arXiv 2203.02155), eq. 1; margin: Touvron et al. 2023
+    (arXiv 2307.09288), eq. 2; centring: Eisenstein et al. 2023 (arXiv 2312.09244), eq. 4.
+    """
+
+    margin_scale: float = Field(0.0, ge=0, description="the data's margin times this must be exceeded")
+    centring: float = Field(
+        0.0, ge=0, description="weight of (r_chosen + r_rejected)², which fixes the free constant at 0"
+    )
+
+    def __call__(self, outputs: Outputs, batch: Pairs) -> Loss:
+        chosen, rejected, weight = outputs.scores[:, 0], outputs.scores[:, 1], batch.loss_weight
+        margin = self.margin_scale * batch.margin if self.margin_scale else None
+        loss = functional.bradley_terry(chosen, rejected, margin, self.centring)
+        with torch.no_grad():
+            metrics = {
+                "accuracy": (weight * _wins(chosen - rejected)).sum(),
+                "margin": (weight * (chosen - rejected)).sum(),
+                "score": (weight * (chosen + rejected) / 2).sum(),
+            }
+        return (weight * loss).sum(), metrics
+
+
+def _wins(difference: torch.Tensor) -> torch.Tensor:
+    """1 where positive, ½ for a draw."""
+    return (difference > 0).float() + 0.5 * (difference == 0).float()

@@ -1,0 +1,110 @@
+"""Running a recipe: its stages in order, in one run directory.
+
+Knows: new and resumed runs, what is written about the run itself.
+Does not know: what a stage does.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import fairlead
+from fairlead.recipes.load import dump_recipe, load_recipe
+from fairlead.recipes.schema import Recipe
+from fairlead.runs import Run, RunError, read_json, write_json, write_text
+
+__all__ = ["execute", "new_directory", "resume"]
+
+
+def new_directory(root: Path, name: str) -> Path:
+    """`ROOT/NAME`, or with a number behind it when that is taken."""
+    number = 1
+    while (path := root / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path
+
+
+def execute(
+    recipe: Recipe, directory: Path, *, quiet: bool = False, report: Callable[[Path], Any] | None = None
+) -> Run:
+    """Run every stage that is not finished yet; `report` is called with the directory at the end.
+
+    Raises RunError when the directory holds another recipe, Interrupted when asked to stop.
+    """
+    text = dump_recipe(recipe)
+    file = directory / "recipe.yaml"
+    _make(directory)
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        raise RunError(f"{directory} holds a run of another recipe; choose a new directory, or continue with --resume")
+    if not file.exists():
+        write_text(file, text)
+    about_file = directory / "run.json"
+    about = read_json(about_file) if about_file.exists() else _about(recipe)
+    write_json(about_file, about)
+    run = Run(
+        directory,
+        name=recipe.name,
+        seed=recipe.seed,
+        runtime=recipe.runtime,
+        data_root=recipe.data.root,
+        trackers=recipe.trackers,
+        config=recipe.model_dump(mode="json"),
+        quiet=quiet,
+    )
+    try:
+        with run.stop_on_signals():
+            for identifier, stage in recipe.stages.items():
+                context = run.stage(identifier, stage.part_name)
+                if context.result_file.exists():
+                    run.results[identifier] = read_json(context.result_file)
+                    continue
+                part = "" if stage.part_name == identifier else f" [dim]{stage.part_name}[/dim]"
+                run.console.print(f"[bold]{identifier}[/bold]{part}")
+                stage.run(context)
+    finally:
+        run.close()
+    write_json(about_file, about | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    if report is not None:
+        report(directory)
+    return run
+
+
+def resume(directory: Path, *, quiet: bool = False, report: Callable[[Path], Any] | None = None) -> Run:
+    """Continue the run in `directory` where its last checkpoint left it."""
+    file = directory / "recipe.yaml"
+    if not file.is_file():
+        raise RunError(f"{directory} holds no run (recipe.yaml is missing)")
+    return execute(load_recipe(str(file)), directory, quiet=quiet, report=report)
+
+
+def _make(directory: Path) -> None:
+    """Make the run directory, or see that the one that is there can be used."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"the run directory {directory} cannot be made: {error.strerror}") from error
+    if not (directory / "recipe.yaml").exists() and any(directory.iterdir()):
+        raise RunError(f"{directory} is not empty and holds no run; choose a new directory")
+
+
+def _about(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "fairlead": fairlead.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "runtime": recipe.runtime.model_dump(mode="json"),
+    }

@@ -1,0 +1,160 @@
+"""From a recipe's name or path and dotted overrides to a validated recipe.
+
+Knows: YAML, the shipped recipes, overrides, plugins, and how to say what is wrong.
+Does not know: how recipes are run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from fairlead.parts import Problem, describe_problems, nearest
+from fairlead.recipes.schema import Recipe
+
+__all__ = ["RecipeError", "dump_recipe", "load_recipe", "plug_in", "read_recipe_file", "shipped_recipes"]
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used; `problems` says where and why."""
+
+    def __init__(self, where: str, problems: list[Problem]) -> None:
+        self.where = where
+        self.problems = problems
+        super().__init__("\n".join([f"{where}:", *(f"  {problem}" for problem in problems)]))
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name → file of every recipe that comes with the package."""
+    folder = Path(str(importlib.resources.files("fairlead.recipes"))) / "shipped"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
+    """The recipe called `name` (shipped) or lying at the path `name`, with overrides such as `online.credit.lam=0.9`.
+
+    Raises RecipeError that lists every problem with its path in the recipe.
+    """
+    tree = read_recipe_file(name)
+    for override in overrides or []:
+        _apply(tree, override, name)
+    plugins = tree.get("plugins")
+    for module in plugins if isinstance(plugins, list) else []:
+        plug_in(str(module), name)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(name, describe_problems(error, Recipe)) from None
+
+
+def read_recipe_file(name: str) -> dict[str, Any]:
+    """The YAML tree of a shipped recipe or of a file; without a name it is called like the file."""
+    shipped = shipped_recipes()
+    path = shipped.get(name) or Path(name)
+    if not path.is_file():
+        raise RecipeError(
+            name, [Problem("recipe", f"no such file and no shipped recipe of this name; {nearest(name, shipped)}")]
+        )
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+    except UnicodeDecodeError as error:
+        raise RecipeError(name, [Problem(str(path), f"not UTF-8 text: {error.reason} at byte {error.start}")]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError(name, [Problem(line, f"not valid YAML: {getattr(error, 'problem', error)}")]) from None
+    if not isinstance(tree, dict):
+        raise RecipeError(name, [Problem(str(path), "a recipe is a mapping with the key `stages`")])
+    tree.setdefault("name", path.stem)
+    return _own(tree)  # type: ignore[no-any-return]
+
+
+def _own(value: Any) -> Any:
+    """A copy without shared branches: an override below one use of a YAML anchor must not change the others."""
+    if isinstance(value, dict):
+        return {key: _own(item) for key, item in value.items()}
+    return [_own(item) for item in value] if isinstance(value, list) else value
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error: YAML itself would silently take the last one."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and str(key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe with every default written out, as YAML that loads again."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _apply(tree: dict[str, Any], override: str, where: str) -> None:
+    """Set one value: the first name is a stage of the recipe or a key of the recipe itself."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(where, [Problem(override, "an override is written path.to.key=value")])
+    names = path.strip().split(".")
+    stages = [str(key) for key in tree["stages"]] if isinstance(tree.get("stages"), dict) else []
+    if names[0] not in Recipe.model_fields:
+        if names[0] not in stages:
+            known = [*stages, *Recipe.model_fields]
+            raise RecipeError(
+                where, [Problem(path, f"no stage or key {names[0]!r} in this recipe; {nearest(names[0], known)}")]
+            )
+        names = ["stages", *names]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    here: Any = tree
+    for depth, name in enumerate(names[:-1]):
+        here = _enter(here, name, names[:depth], where)
+    if isinstance(here, list):
+        here[_index(here, names[-1], path, where)] = value
+    else:
+        here[names[-1]] = value
+
+
+def _enter(here: Any, name: str, above: list[str], where: str) -> Any:
+    """The container called `name` below the keys `above`; a missing one is made, a bare name becomes a mapping."""
+    path = ".".join([*above, name])
+    key: Any = _index(here, name, path, where) if isinstance(here, list) else name
+    child = here[key] if isinstance(here, list) else here.get(key)
+    if child is None:
+        child = here[key] = {}
+    elif isinstance(child, str):
+        child = here[key] = {"path" if _BY_PATH & {name, *above[-1:]} else "part": child}
+    elif not isinstance(child, dict | list):
+        raise RecipeError(where, [Problem(path, f"is the value {child!r}; there is nothing below it to set")])
+    return child
+
+
+_BY_PATH = frozenset({"model", "models", "reference", "critic", "data", "prompts", "validation"})
+"""Keys whose bare string (or list or mapping of bare strings) is a path, not the name of a part."""
+
+
+def _index(items: list[Any], name: str, path: str, where: str) -> int:
+    if not name.isdigit() or int(name) >= len(items):
+        raise RecipeError(where, [Problem(path, f"is a list of {len(items)}; write the number of an item, from 0")])
+    return int(name)
+
+
+def plug_in(module: str, where: str) -> None:
+    """Import a module of parts; RecipeError that names `where` when there is none."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a plug-in beside the recipe, as `python -m` would find it
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise RecipeError(where, [Problem("plugins", f"cannot import {module!r}: {error}")]) from None

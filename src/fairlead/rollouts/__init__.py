@@ -1,0 +1,6 @@
+"""Rollouts: how a policy is asked for responses."""
+
+from fairlead.rollouts.base import Rollout
+from fairlead.rollouts.sample import SampleRollout
+
+__all__ = ["Rollout", "SampleRollout"]

@@ -1,0 +1,24 @@
+"""The rollout slot: `(policy, prompts) → samples`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from fairlead.batch import Prompts, Samples
+from fairlead.parts import Part
+from fairlead.runtime.group import ModelGroup
+
+__all__ = ["Rollout"]
+
+
+class Rollout(Part, slot="rollout"):
+    """How a policy is asked for responses."""
+
+    @abstractmethod
+    def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
+        """Samples for `prompts`, rows of one prompt next to each other and with the same `group`."""
+
+    @property
+    def temperature(self) -> float:
+        """The temperature at which training computes log-probabilities; that of the sampler where it makes sense."""
+        return 1.0

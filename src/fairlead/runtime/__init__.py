@@ -1,0 +1,20 @@
+"""Runtime: model groups and where they live."""
+
+from fairlead.runtime.backend import RuntimeSpec, open_group
+from fairlead.runtime.forward import Outputs, forward
+from fairlead.runtime.group import GroupSpec, ModelGroup, Opener, Trainable
+from fairlead.runtime.local import LocalGroup
+from fairlead.runtime.optimiser import OptimiserSpec
+
+__all__ = [
+    "GroupSpec",
+    "LocalGroup",
+    "ModelGroup",
+    "Opener",
+    "OptimiserSpec",
+    "Outputs",
+    "RuntimeSpec",
+    "Trainable",
+    "forward",
+    "open_group",
+]

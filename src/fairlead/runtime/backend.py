@@ -1,0 +1,37 @@
+"""Where model groups live: the one place that chooses a back end.
+
+Knows: the names of the back ends.
+Does not know: models, methods.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fairlead.runtime.group import GroupSpec, ModelGroup
+from fairlead.runtime.local import LocalGroup
+
+__all__ = ["RuntimeSpec", "open_group"]
+
+
+class RuntimeSpec(BaseModel):
+    """Where and how model groups run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backend: Literal["local", "ray"] = Field("local", description="this process, or data-parallel Ray workers")
+    workers: int = Field(1, ge=1, description="replicas of each model on the Ray back end")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of torch in each process; null leaves torch's choice"
+    )
+
+
+def open_group(spec: GroupSpec, runtime: RuntimeSpec) -> ModelGroup:
+    """Open a model group on the chosen back end."""
+    if runtime.backend == "local":
+        return LocalGroup(spec)
+    from fairlead.runtime.ray_group import RayGroup  # Ray is optional and slow to import
+
+    return RayGroup(spec, workers=runtime.workers, threads=runtime.threads)

@@ -1,0 +1,155 @@
+"""The model group: the only thing that touches a model, in six verbs.
+
+Knows: what can be asked of a model wherever it lives, and how a batch is cut into minibatches.
+Does not know: where the model lives (subclasses do), what an objective computes.
+
+Verbs: `generate`, `token_logprobs`, `values`, `scores`, `update`, `weights` (with `load_weights`), and for keeping
+`save`/`load` (training state) and `export` (an ordinary Hugging Face checkpoint). Calls carry batches and parts, never
+closures over live objects, so that a back end may send them to other processes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from fairlead.batch import AnyBatch, Batch, Prompts, Samples, take
+from fairlead.data import TextCodec
+from fairlead.generation import Sampling
+from fairlead.models import ModelKind, ModelSpec, load_tokenizer
+from fairlead.runtime.forward import Outputs
+from fairlead.runtime.optimiser import OptimiserSpec
+
+__all__ = ["GroupSpec", "ModelGroup", "Opener", "Trainable"]
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """What `update` needs of an objective.
+
+    `prepare` sees the whole minibatch and sets its `loss_weight`, so that the sum over any micro-batches of
+    `loss_weight × loss` is the loss of the minibatch. `__call__` returns that sum for a micro-batch, and metrics that
+    add up in the same way.
+    """
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    def prepare(self, batch: Any) -> Any: ...
+
+    def __call__(self, outputs: Outputs, batch: Any) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+class GroupSpec(BaseModel):
+    """Everything that a back end needs to open a group, in a form that travels between processes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: str = Field(description="policy, critic, reference, reward, …: the name in metrics and checkpoints")
+    model: ModelSpec = Field(description="which model, and how it is opened")
+    kind: ModelKind = Field("causal", description="a language model, or a model with a scalar head")
+    labels: int = Field(1, ge=1, description="outputs of a scalar head")
+    optimiser: OptimiserSpec | None = Field(None, description="null for a group that is never trained")
+    seed: int = Field(0, description="seed of dropout, counted on with every step")
+    weights_seed: int = Field(0, description="seed of new weights; one for all roles, so that a reference begins as the policy does")
+
+
+class Opener(Protocol):
+    """Who opens model groups for parts: the run of a stage."""
+
+    def open(self, role: str, model: ModelSpec, kind: ModelKind = "causal") -> ModelGroup: ...
+
+
+class ModelGroup(ABC):
+    """One model, or one set of model replicas, behind the verbs."""
+
+    spec: GroupSpec
+
+    @cached_property
+    def codec(self) -> TextCodec:
+        """The tokenizer of the model with its chat template."""
+        return TextCodec(load_tokenizer(self.spec.model))
+
+    @abstractmethod
+    def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
+        """One response for each row of `prompts`; row i depends on its own prompt and seed only."""
+
+    @abstractmethod
+    def outputs(
+        self, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, reference: bool = False
+    ) -> Outputs:
+        """Outputs without gradient for every row of `batch`; `reference=True` switches adapters off."""
+
+    @abstractmethod
+    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
+        """One optimiser step on a prepared minibatch."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """The full weights on the CPU, adapters merged, under the names of the plain model."""
+
+    @abstractmethod
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Replace the weights in place; names and shapes must be those of `weights`."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write weights, optimiser and step count, enough to continue bit for bit."""
+
+    @abstractmethod
+    def load(self, directory: Path) -> None:
+        """Continue from what `save` wrote."""
+
+    @abstractmethod
+    def export(self, directory: Path, dtype: str | None = None) -> None:
+        """Write an ordinary Hugging Face checkpoint with its tokenizer."""
+
+    def close(self) -> None:  # noqa: B027 - a group in this process has nothing to give back
+        """Give back processes and memory; the group cannot be used afterwards."""
+
+    # -- verbs that are the same everywhere --------------------------------------------------------------------------
+
+    def token_logprobs(self, batch: Batch, temperature: float = 1.0, reference: bool = False) -> Tensor:
+        """[B, T] (or [B, 2, T]) log-probability of each response token; 0 outside the mask."""
+        return self.outputs(batch, ("logprobs",), temperature, reference).logprobs
+
+    def values(self, batch: Batch) -> Tensor:
+        """[B, T] value of the state before each response token; 0 outside the mask."""
+        return self.outputs(batch, ("values",)).values
+
+    def scores(self, batch: Batch) -> Tensor:
+        """[B] (or [B, 2]) scalar at the last token of each response."""
+        return self.outputs(batch, ("scores",)).scores
+
+    def update(
+        self, batch: AnyBatch, objective: Trainable, epochs: int = 1, minibatches: int = 1, seed: int = 0
+    ) -> dict[str, float]:
+        """Train on `batch`: `epochs` passes, each cut into `minibatches` random parts with one optimiser step each.
+
+        Returns the mean of each metric over the steps (`max/…`: the maximum). Rows are dealt out by `seed`, so that every
+        back end takes the same steps.
+        """
+        rows = int(batch.batch_size[0])
+        if rows == 0:
+            raise ValueError("cannot update on an empty batch")
+        generator = torch.Generator().manual_seed(seed)
+        history: list[dict[str, float]] = []
+        for _ in range(epochs):
+            if minibatches == 1:
+                history.append(self.step(objective.prepare(batch), objective))
+                continue
+            order = torch.randperm(rows, generator=generator)
+            for part in order.tensor_split(min(minibatches, rows)):
+                history.append(self.step(objective.prepare(take(batch, part)), objective))
+        names = dict.fromkeys(name for metrics in history for name in metrics)
+        found = {name: [metrics[name] for metrics in history if name in metrics] for name in names}
+        return {name: max(v) if name.startswith("max/") else sum(v) / len(v) for name, v in found.items()}

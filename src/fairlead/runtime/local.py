@@ -1,0 +1,53 @@
+"""The local back end: the model lives in this process and a verb is a direct call.
+
+Knows: one worker.
+Does not know: anything that the worker does not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from fairlead.batch import Batch, Prompts, Samples
+from fairlead.generation import Sampling
+from fairlead.runtime.forward import Outputs
+from fairlead.runtime.group import GroupSpec, ModelGroup, Trainable
+from fairlead.runtime.worker import ModelWorker
+
+__all__ = ["LocalGroup"]
+
+
+class LocalGroup(ModelGroup):
+    """A model group in this process."""
+
+    def __init__(self, spec: GroupSpec) -> None:
+        self.spec = spec
+        self.worker = ModelWorker(spec)
+
+    def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
+        return self.worker.generate(prompts, sampling)
+
+    def outputs(
+        self, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, reference: bool = False
+    ) -> Outputs:
+        return self.worker.outputs(batch, needs, temperature, reference)
+
+    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
+        return self.worker.step(batch, objective)
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.worker.weights()
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        self.worker.load_weights(weights)
+
+    def save(self, directory: Path) -> None:
+        self.worker.save(directory)
+
+    def load(self, directory: Path) -> None:
+        self.worker.load(directory)
+
+    def export(self, directory: Path, dtype: str | None = None) -> None:
+        self.worker.export(directory, dtype)

@@ -1,0 +1,213 @@
+"""One model in one process: what every back end runs, alone or as one of several replicas.
+
+Knows: the model, its optimiser, micro-batching by token budget, devices.
+Does not know: other roles, stages, recipes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairlead.batch import Batch, Prompts, Samples, take
+from fairlead.data import TextCodec, token_budget_batches
+from fairlead.generation import Sampling, generate
+from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights
+from fairlead.runtime.dispatch import row_lengths
+from fairlead.runtime.forward import Outputs, forward
+from fairlead.runtime.group import GroupSpec, Trainable
+from fairlead.runtime.memory import keep_freed_memory
+from fairlead.runtime.optimiser import OptimiserSpec, build_optimiser, set_learning_rate
+
+__all__ = ["ModelWorker"]
+
+_STATE_FILE = "training_state.pt"
+_INFERENCE_TOKENS = 16384
+_GOLDEN = 0x9E3779B1  # spreads ranks over 32 bits, which is all that torch's CPU generator looks at
+
+
+class ModelWorker:
+    """The model of a group (or one replica of it) with everything needed to use and train it."""
+
+    def __init__(self, spec: GroupSpec, device: str | None = None, rank: int = 0) -> None:
+        keep_freed_memory()
+        self.spec = spec
+        self.rank = rank
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        with torch.random.fork_rng(devices=[]):
+            # New weights (`initialise`, adapters) are the same in every replica and every run of the recipe.
+            torch.manual_seed(spec.weights_seed)
+            self.model = load_model(spec.model, spec.kind, spec.labels).to(self.device)
+        self.codec = TextCodec(load_tokenizer(spec.model))
+        self.steps = 0
+        self.optimiser: torch.optim.Optimizer | None = None
+        if spec.optimiser is not None:
+            self.optimiser = build_optimiser(self.model.parameters(), spec.optimiser)
+        else:
+            self.model.requires_grad_(False)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
+        """One response for each row."""
+        self.model.eval()
+        with self._precision():
+            return generate(self.model, self.codec, prompts.to(self.device), sampling).to("cpu")
+
+    @torch.no_grad()
+    def outputs(
+        self, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, reference: bool = False
+    ) -> Outputs:
+        """Outputs of every row, on the CPU."""
+        self.model.eval()
+        found = Outputs()
+        with self._precision(), adapter_off(self.model) if reference else nullcontext():
+            for rows in self._microbatches(batch, _INFERENCE_TOKENS):
+                part = forward(self.model, take(_tensors(batch), rows).to(self.device), needs, temperature)
+                for name in needs:
+                    value: Tensor = getattr(part, name).float().cpu()
+                    whole = getattr(found, name)
+                    if whole is None:
+                        whole = value.new_zeros(_output_shape(batch, name, value))
+                        setattr(found, name, whole)
+                    if name == "scores":
+                        whole[rows] = value
+                    else:
+                        whole[rows, ..., : value.shape[-1]] = value
+        return found
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def accumulate(self, batch: Batch, objective: Trainable) -> dict[str, float]:
+        """Add the gradient of `objective` on the (prepared) rows of `batch` to the parameters; returns metric sums."""
+        spec = self._optimiser_spec()
+        self.model.train()
+        # Dropout continues the same after a resume, and differs from rank to rank.
+        torch.manual_seed(self.spec.seed + self.steps + self.rank * _GOLDEN)
+        totals: dict[str, float] = {}
+        tensors = _tensors(batch)
+        for rows in self._microbatches(batch, spec.tokens_per_microbatch):
+            micro = take(tensors, rows).to(self.device)
+            with self._precision():
+                outputs = forward(self.model, micro, objective.needs, objective.temperature)
+            loss, metrics = objective(outputs, micro)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": loss, **metrics}.items():
+                number = float(value.detach())
+                totals[name] = (
+                    max(totals.get(name, number), number) if name.startswith("max/") else totals.get(name, 0.0) + number
+                )
+        return totals
+
+    def finish_step(self) -> dict[str, float]:
+        """Clip, step, clear. A gradient that is not finite is dropped and counted, never applied."""
+        spec = self._optimiser_spec()
+        assert self.optimiser is not None
+        limit = float("inf") if spec.maximum_gradient_norm is None else spec.maximum_gradient_norm
+        norm = float(nn.utils.clip_grad_norm_(self.trained(), limit))
+        rate = set_learning_rate(self.optimiser, spec, self.steps)
+        finite = norm == norm and norm != float("inf")
+        if finite:
+            self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.steps += 1
+        return {
+            "gradient_norm": norm if finite else 0.0,
+            "learning_rate": rate,
+            "skipped_steps": 0.0 if finite else 1.0,
+        }
+
+    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
+        """Gradient and optimiser step on one prepared minibatch."""
+        return self.accumulate(batch, objective) | self.finish_step()
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that are trained, in a fixed order."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def drop_gradient(self) -> None:
+        """Forget what was accumulated."""
+        for parameter in self.trained():
+            parameter.grad = None
+
+    # -- keeping -----------------------------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """Full weights on the CPU, adapters merged."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in merged_weights(self.model).items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Replace the weights of the plain model in place."""
+        if self.spec.model.lora is not None:
+            raise ValueError(
+                f"the {self.spec.role} group trains adapters and cannot take whole weights, which would also change its reference; "
+                "open it without lora"
+            )
+        current = self.model.state_dict()
+        wrong = sorted(set(weights) ^ set(current)) or [n for n, t in weights.items() if t.shape != current[n].shape]
+        if wrong:
+            raise ValueError(f"weights do not fit {self.spec.role}: {', '.join(wrong[:5])}")
+        self.model.load_state_dict(weights)
+
+    def save(self, directory: Path) -> None:
+        """Trained weights, optimiser and step count."""
+        directory.mkdir(parents=True, exist_ok=True)
+        trained = {n: p.detach().cpu() for n, p in self.model.named_parameters() if p.requires_grad}
+        optimiser = None if self.optimiser is None else self.optimiser.state_dict()
+        torch.save({"weights": trained, "optimiser": optimiser, "steps": self.steps}, directory / _STATE_FILE)
+
+    def load(self, directory: Path) -> None:
+        """Continue from `save`."""
+        state = torch.load(directory / _STATE_FILE, map_location=self.device, weights_only=True)
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in state["weights"].items():
+                own[name].copy_(value)
+        if self.optimiser is not None:
+            self.optimiser.load_state_dict(state["optimiser"])
+        self.steps = int(state["steps"])
+
+    def export(self, directory: Path, dtype: str | None = None) -> None:
+        """An ordinary Hugging Face checkpoint."""
+        export_model(self.model, directory, self.spec.model, dtype)
+
+    def checksum(self) -> str:
+        """A digest of every bit of the trained weights."""
+        digest = hashlib.sha256()
+        for parameter in self.trained():
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _optimiser_spec(self) -> OptimiserSpec:
+        if self.spec.optimiser is None:
+            raise RuntimeError(f"the {self.spec.role} group was opened without an optimiser; it cannot be updated")
+        return self.spec.optimiser
+
+    def _precision(self) -> Any:
+        spec = self.spec.optimiser
+        if spec is not None and spec.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _microbatches(self, batch: Any, budget: int) -> list[list[int]]:
+        return token_budget_batches(row_lengths(batch), budget)
+
+
+def _tensors(batch: Any) -> Any:
+    """The batch without its text: models see tensors only."""
+    return batch.replace(rows=None) if getattr(batch, "rows", None) is not None else batch
+
+
+def _output_shape(batch: Any, name: str, value: Tensor) -> tuple[int, ...]:
+    leading = tuple(batch.tokens.shape[:-1])
+    if name == "scores":
+        return leading + tuple(value.shape[len(leading) :])
+    return (*leading, batch.tokens.shape[-1])

@@ -1,0 +1,6 @@
+"""Selection: which samples are learned from."""
+
+from fairlead.selection.base import Selection
+from fairlead.selection.basic import DropFlatGroups, DropTruncated
+
+__all__ = ["DropFlatGroups", "DropTruncated", "Selection"]

@@ -1,0 +1,18 @@
+"""The selection slot: `experience → experience with weights`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from fairlead.batch import Experience
+from fairlead.parts import Part
+
+__all__ = ["Selection"]
+
+
+class Selection(Part, slot="selection"):
+    """Which samples are learned from, and how much each counts."""
+
+    @abstractmethod
+    def __call__(self, experience: Experience) -> Experience:
+        """The experience with a new `weight` ([B]); 0 leaves a row out of the loss and of every statistic."""

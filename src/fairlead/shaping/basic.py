@@ -1,0 +1,79 @@
+"""Shapings of the score that need no model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, PrivateAttr
+
+from fairlead.batch import Experience
+from fairlead.shaping.base import Shaping
+
+__all__ = ["Clip", "MissingEnd", "Normalise"]
+
+
+class Clip(Shaping, name="clip"):
+    """Cut the score at ± limit.
+
+    Source: Zheng et al. 2023 (PPO-max, arXiv 2307.04964), section 5.
+    """
+
+    limit: float = Field(10.0, gt=0, description="largest absolute score")
+
+    def __call__(self, experience: Experience) -> Experience:
+        return experience.replace(score=experience.score.clamp(-self.limit, self.limit))
+
+
+class MissingEnd(Shaping, name="missing-end"):
+    """Subtract a penalty from responses that were cut by the length limit.
+
+    Source: Huang et al. 2024 (arXiv 2403.17031), detail 4.
+    """
+
+    penalty: float = Field(1.0, ge=0, description="taken from the score of a truncated response")
+
+    def __call__(self, experience: Experience) -> Experience:
+        return experience.replace(score=experience.score - self.penalty * experience.truncated.float())
+
+
+class Normalise(Shaping, name="normalise"):
+    """Centre and scale the score by running statistics of all rollouts so far, or by those of the batch.
+
+    Source: Zheng et al. 2023 (PPO-max, arXiv 2307.04964), section 5; moments are merged by the parallel-variance rule and
+    include the batch itself.
+    """
+
+    over: Literal["running", "batch"] = Field("running", description="whose mean and standard deviation")
+    centre: bool = Field(True, description="subtract the mean; false only divides")
+
+    _count: float = PrivateAttr(0.0)
+    _mean: float = PrivateAttr(0.0)
+    _squares: float = PrivateAttr(0.0)
+
+    def __call__(self, experience: Experience) -> Experience:
+        score = experience.score.double()
+        counted = score[torch.isfinite(score) & (experience.weight > 0)]
+        if self.over == "batch":
+            self._count, self._mean, self._squares = 0.0, 0.0, 0.0
+        self._merge(counted)
+        deviation = (self._squares / max(self._count - 1, 1)) ** 0.5
+        centred = score - self._mean if self.centre else score
+        return experience.replace(score=(centred / max(deviation, 1e-8)).float())
+
+    def _merge(self, score: torch.Tensor) -> None:
+        count = float(score.numel())
+        if count == 0:
+            return
+        mean = float(score.mean())
+        squares = float(((score - mean) ** 2).sum())
+        total = self._count + count
+        self._squares += squares + (mean - self._mean) ** 2 * self._count * count / total
+        self._mean += (mean - self._mean) * count / total
+        self._count = total
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self._count, "mean": self._mean, "squares": self._squares}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._count, self._mean, self._squares = state["count"], state["mean"], state["squares"]

@@ -1,0 +1,11 @@
+"""Stages: the loops."""
+
+from fairlead.stages.base import Stage
+from fairlead.stages.evaluate import Evaluate
+from fairlead.stages.online import Online
+from fairlead.stages.preference import Preference
+from fairlead.stages.reward import RewardModel
+from fairlead.stages.supervised import Supervised
+from fairlead.stages.tokenizer import LearnTokenizer
+
+__all__ = ["Evaluate", "LearnTokenizer", "Online", "Preference", "RewardModel", "Stage", "Supervised"]

@@ -1,0 +1,148 @@
+"""Credit: each part against the function it stands on and against numbers worked by hand; each field changes something."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny_batches import experience
+
+from fairlead import functional
+from fairlead.credit import GAE, GroupRelative, LeaveOneOut, Reinforce, ReinforcePlusPlus
+
+TWO_GROUPS = dict(logprobs=[[-1, -1], [-1], [-1, -1, -1], [-1]], score=[1.0, 3.0, 2.0, 2.5], group=[4, 4, 7, 7])
+NAN = float("nan")
+
+
+def test_gae_by_hand() -> None:
+    batch = experience([[-1, -1]], score=[1.0], values=[[0.5, 0.25]])
+    made = GAE(gamma=0.9, lam=0.5, whiten=False)(batch)
+    # delta_2 = 1 − 0.25 = 0.75; delta_1 = 0.9 · 0.25 − 0.5 = −0.275; A_1 = −0.275 + 0.45 · 0.75 = 0.0625
+    torch.testing.assert_close(made.advantages, torch.tensor([[0.0625, 0.75]]))
+    torch.testing.assert_close(made.returns, torch.tensor([[0.5625, 1.0]]))
+
+
+@pytest.mark.parametrize("fields", [{"gamma": 0.9}, {"lam": 0.5}, {"whiten": True}])
+def test_fields_of_gae(fields: dict[str, object]) -> None:
+    batch = experience(**TWO_GROUPS, values=[[0.5, 0.2], [1.0], [0.1, 0.2, 0.3], [0.4]])
+    plain = {"gamma": 1.0, "lam": 0.95, "whiten": False}
+    made = GAE(**(plain | fields))(batch)
+    gamma, lam = made_with = (fields.get("gamma", 1.0), fields.get("lam", 0.95))
+    advantages, returns = functional.gae(batch.rewards, batch.values, batch.mask, *made_with)
+    assert (gamma, lam) == made_with
+    torch.testing.assert_close(made.returns, returns)
+    expected = functional.whiten(advantages, batch.mask) if "whiten" in fields else advantages
+    torch.testing.assert_close(made.advantages, expected)
+    assert not torch.equal(made.advantages, GAE(**plain)(batch).advantages)
+
+
+def test_group_relative_by_hand() -> None:
+    made = GroupRelative()(experience(**TWO_GROUPS)).advantages
+    half = 0.5 / (2 * 0.25**2) ** 0.5 / 2  # (2 − 2.25) / sd, whose absolute value is 1/√2
+    assert half == pytest.approx(0.5**0.5)
+    expected = torch.tensor([[-half, -half, 0], [half, 0, 0], [-half, -half, -half], [half, 0, 0]])
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"scale": "batch"}, {"scale": "none"}, {"unbiased": False}, {"epsilon": 0.1}, {"scale": "group"}]
+)
+def test_fields_of_group_relative(fields: dict[str, object]) -> None:
+    batch = experience(**TWO_GROUPS)
+    made = GroupRelative(**fields)(batch)
+    score = functional.group_relative(batch.score, batch.group, **fields)
+    torch.testing.assert_close(made.advantages, functional.broadcast_to_tokens(score, batch.mask))
+    same = torch.equal(made.advantages, GroupRelative()(batch).advantages)
+    assert same == (fields == {"scale": "group"})
+
+
+def test_the_epsilon_must_be_positive() -> None:
+    with pytest.raises(ValidationError):
+        GroupRelative(epsilon=0.0)
+
+
+def test_leave_one_out() -> None:
+    batch = experience(**TWO_GROUPS)
+    made = LeaveOneOut()(batch).advantages
+    torch.testing.assert_close(made[:, 0], torch.tensor([-2.0, 2.0, -0.5, 0.5]))
+    scaled = LeaveOneOut(normalise=True)(batch).advantages
+    deviation = made[batch.mask].std()
+    torch.testing.assert_close(scaled, made / deviation)
+
+
+def test_reinforce() -> None:
+    batch = experience([[-1, -1], [-1]], score=[2.0, 1.0])
+    plain = Reinforce(gamma=0.5, baseline="none")(batch).advantages
+    torch.testing.assert_close(plain, torch.tensor([[1.0, 2.0], [1.0, 0.0]]))
+    centred = Reinforce(gamma=0.5)(batch).advantages
+    torch.testing.assert_close(centred, torch.tensor([[-1 / 3, 2 / 3], [-1 / 3, 0.0]]))
+
+
+def test_reinforce_plus_plus() -> None:
+    batch = experience(**TWO_GROUPS)
+    plain = ReinforcePlusPlus()(batch).advantages
+    togo = functional.discounted_returns(batch.rewards, batch.mask, 1.0)
+    torch.testing.assert_close(plain, functional.whiten(togo, batch.mask))
+    assert not torch.equal(ReinforcePlusPlus(gamma=0.5)(batch).advantages, plain)
+    against = ReinforcePlusPlus(baseline="group")(batch).advantages
+    centred = functional.broadcast_to_tokens(batch.score - functional.group_mean(batch.score, batch.group), batch.mask)
+    torch.testing.assert_close(against, functional.whiten(centred, batch.mask))
+
+
+ALL = [
+    GAE(),
+    GAE(whiten=False),
+    GroupRelative(),
+    GroupRelative(scale="batch"),
+    LeaveOneOut(),
+    LeaveOneOut(normalise=True),
+    Reinforce(),
+    Reinforce(baseline="none"),
+    ReinforcePlusPlus(),
+    ReinforcePlusPlus(baseline="group"),
+]
+
+
+@pytest.mark.parametrize("credit", ALL, ids=repr)
+def test_a_row_of_weight_zero_is_as_good_as_absent(credit: object) -> None:
+    """Whatever its score, it changes no other row and makes nothing that is not finite."""
+    lengths = [[-1, -1], [-1], [-1, -1, -1], [-1]]
+    values = [[0.1, 0.3], [0.2], [0.4, 0.1, 0.2], [0.3]]
+    full = experience(
+        [*lengths, [-1, -1]],
+        score=[1.0, 3.0, 2.0, 2.5, 1000.0],
+        group=[4, 4, 7, 7, 7],
+        weight=[1, 1, 1, 1, 0.0],
+        values=[*values, [5.0, 6.0]],
+    )
+    rest = experience(lengths, score=[1.0, 3.0, 2.0, 2.5], group=[4, 4, 7, 7], values=values)
+    with_it, without = credit(full).advantages, credit(rest).advantages  # type: ignore[operator]
+    assert with_it.isfinite().all()
+    torch.testing.assert_close(with_it[:4, :3], without)
+
+
+@pytest.mark.parametrize("credit", ALL, ids=repr)
+def test_nothing_counts(credit: object) -> None:
+    batch = experience([[-1, -1], [-1]], score=[0.0, 0.0], group=[0, 0], weight=[0.0, 0.0], values=[[1, 2], [3]])
+    assert credit(batch).advantages.isfinite().all()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("credit", ALL, ids=repr)
+def test_equal_rewards_and_padding_give_no_advantage_out_of_noise(credit: object) -> None:
+    batch = experience([[-1, -1], [-1]], score=[0.1, 0.1], group=[0, 0], values=[[0.1, 0.1], [0.1]])
+    made = credit(batch).advantages  # type: ignore[operator]
+    assert made[1, 1] == 0
+    if getattr(credit, "baseline", "batch") != "none":
+        assert made.abs().max() < 1e-3
+
+
+def test_what_each_needs() -> None:
+    assert GAE().needs_values and not GroupRelative().needs_values
+    assert [c.minimum_samples for c in (GAE, GroupRelative, LeaveOneOut, Reinforce, ReinforcePlusPlus)] == [
+        1,
+        2,
+        2,
+        1,
+        1,
+    ]
+    assert all(c.state_dict() == {} for c in ALL)

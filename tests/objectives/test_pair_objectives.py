@@ -1,0 +1,107 @@
+"""Preference, reward and supervised objectives: numbers by hand and every field."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny_batches import pairs
+
+from fairlead.batch import Sequences
+from fairlead.objectives import DPO, BradleyTerry, NegativeLogLikelihood
+from fairlead.runtime import Outputs
+
+CHOSEN, REJECTED = [[-1.0, -1.0], [-2.0]], [[-1.5], [-1.0, -0.5]]
+
+
+def dpo(objective: DPO, policy: Any, **others: Any) -> tuple[float, dict[str, float]]:
+    batch = objective.prepare(pairs(CHOSEN, REJECTED, **others))
+    logprobs = pairs(*policy).reference_logprobs
+    loss, metrics = objective(Outputs(logprobs=logprobs), batch)
+    return float(loss), {name: float(value) for name, value in metrics.items()}
+
+
+MOVED = ([[-0.5, -0.5], [-2.0]], [[-2.5], [-1.0, -0.5]])  # h = 1 + 1 = 2 for the first pair, 0 for the second
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_at_the_start_the_loss_is_log_two(beta: float) -> None:
+    loss, metrics = dpo(DPO(beta=beta), (CHOSEN, REJECTED))
+    assert loss == pytest.approx(math.log(2), abs=1e-7)
+    assert metrics["accuracy"] == 0.5 and metrics["margin"] == 0
+
+
+def test_dpo_by_hand() -> None:
+    loss, metrics = dpo(DPO(beta=0.5), MOVED)
+    assert loss == pytest.approx((math.log1p(math.exp(-1)) + math.log(2)) / 2)
+    assert metrics["accuracy"] == 0.75
+    assert metrics["reward_chosen"] == pytest.approx(0.25) and metrics["reward_rejected"] == pytest.approx(-0.25)
+    assert metrics["margin"] == pytest.approx(0.5)
+    assert metrics["logprob_chosen"] == pytest.approx(-1.5) and metrics["logprob_rejected"] == pytest.approx(-2.0)
+
+
+def test_weights_of_pairs() -> None:
+    loss, metrics = dpo(DPO(beta=0.5), MOVED, weight=[3.0, 1.0])
+    assert loss == pytest.approx(0.75 * math.log1p(math.exp(-1)) + 0.25 * math.log(2))
+    assert metrics["accuracy"] == pytest.approx(0.875)
+
+
+def test_variants_of_dpo() -> None:
+    assert dpo(DPO(beta=0.25, loss="hinge"), MOVED)[0] == pytest.approx((0.5 + 1.0) / 2)
+    # length-normalised: chosen +1/2, rejected −1 → h = 1.5; the target is 1 / (2 · 0.5) = 1
+    assert dpo(DPO(beta=0.5, loss="ipo"), MOVED)[0] == pytest.approx((0.25 + 1.0) / 2)
+    smooth = 0.9 * math.log1p(math.exp(-1)) + 0.1 * math.log1p(math.exp(1))
+    assert dpo(DPO(beta=0.5, label_smoothing=0.1), MOVED)[0] == pytest.approx((smooth + math.log(2)) / 2)
+    added = dpo(DPO(beta=0.5, nll_coefficient=2.0), MOVED)[0] - dpo(DPO(beta=0.5), MOVED)[0]
+    assert added == pytest.approx(2 * (0.5 + 2.0) / 2)
+
+
+def test_smoothing_needs_the_sigmoid() -> None:
+    with pytest.raises(ValidationError, match="loss sigmoid only"):
+        DPO(loss="ipo", label_smoothing=0.1)
+
+
+def test_dpo_travels() -> None:
+    assert pickle.loads(pickle.dumps(DPO(beta=0.3).at_temperature(0.5))).temperature == 0.5
+    assert DPO().needs_reference
+
+
+def bradley_terry(objective: BradleyTerry) -> tuple[float, dict[str, float]]:
+    batch = objective.prepare(pairs(CHOSEN, REJECTED, margin=[1.0, 0.0], weight=[1.0, 3.0]))
+    loss, metrics = objective(Outputs(scores=torch.tensor([[2.0, 1.0], [0.5, 0.5]])), batch)
+    return float(loss), {name: float(value) for name, value in metrics.items()}
+
+
+def test_bradley_terry() -> None:
+    plain, metrics = bradley_terry(BradleyTerry())
+    assert plain == pytest.approx(0.25 * math.log1p(math.exp(-1)) + 0.75 * math.log(2))
+    assert metrics == pytest.approx({"accuracy": 0.25 + 0.375, "margin": 0.25, "score": 0.25 * 1.5 + 0.75 * 0.5})
+    assert bradley_terry(BradleyTerry(margin_scale=1.0))[0] == pytest.approx(math.log(2))
+    assert bradley_terry(BradleyTerry(centring=0.1))[0] == pytest.approx(plain + 0.1 * (0.25 * 9 + 0.75 * 1))
+
+
+def nll(aggregation: str) -> float:
+    objective = NegativeLogLikelihood(aggregation=aggregation)
+    batch = Sequences(
+        tokens=torch.ones(2, 4, dtype=torch.int64),
+        segments=torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
+        mask=torch.tensor([[0, 1, 1, 1], [0, 1, 0, 0]]).bool(),
+        weight=torch.tensor([1.0, 3.0]),
+        batch_size=[2],
+    )
+    logprobs = torch.tensor([[0, -1.0, -1.0, -1.0], [0, -2.0, 0, 0]])
+    loss, metrics = objective(Outputs(logprobs=logprobs), objective.prepare(batch))
+    assert metrics == {}
+    return float(loss)
+
+
+def test_nll() -> None:
+    assert nll("token-mean") == pytest.approx((3 + 6) / 6)
+    assert nll("sequence-mean-token-mean") == pytest.approx((1 + 6) / 4)
+    assert nll("sequence-mean-token-sum") == pytest.approx((3 + 6) / 4)
+    with pytest.raises(ValidationError):
+        NegativeLogLikelihood(aggregation="constant-length")

@@ -1,0 +1,214 @@
+"""Policy and value objectives: numbers by hand, every field, micro-batches that add up, pickling."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny_batches import experience, rows_of
+from torch import Tensor
+
+from fairlead import functional
+from fairlead.batch import Experience, take
+from fairlead.objectives import PolicyGradient, PolicyObjective, PPOClip, ValueClip
+from fairlead.runtime import Outputs
+
+OLD = [[-1.0, -2.0, -0.5], [-1.5], [-0.7, -0.3]]
+NEW = rows_of([[-0.8, -2.5, -0.5], [-1.0], [-1.2, -0.1]])
+ENTROPY = rows_of([[0.5, 1.0, 0.2], [0.3], [0.9, 0.8]])
+ADVANTAGES = [[1.0, 1.0, 1.0], [-2.0], [-0.5, 0.5]]
+
+
+def batch(**others: Any) -> Experience:
+    reference = [[-1.1, -1.9, -0.6], [-1.4], [-0.9, -0.2]]
+    return experience(OLD, advantages=ADVANTAGES, reference_logprobs=reference, **others)
+
+
+def loss_of(objective: PolicyObjective, rows: Experience, new: Tensor = NEW) -> tuple[float, dict[str, float], Tensor]:
+    new = new.clone().requires_grad_()
+    loss, metrics = objective(Outputs(logprobs=new, entropy=ENTROPY), objective.prepare(rows))
+    loss.backward()
+    assert new.grad is not None
+    return float(loss.detach()), {name: float(value) for name, value in metrics.items()}, new.grad
+
+
+def test_ppo_by_hand() -> None:
+    """Two tokens: ratio e^0.5 with A = 1 is cut to 1.2, ratio e^-0.5 with A = 1 stays."""
+    rows = experience([[-1.0, -1.0]], advantages=[[1.0, 1.0]])
+    objective = PPOClip()
+    new = torch.tensor([[-0.5, -1.5]], requires_grad=True)
+    loss, metrics = objective(Outputs(logprobs=new, entropy=torch.ones(1, 2)), objective.prepare(rows))
+    low, high = torch.tensor(-0.5).exp(), torch.tensor(0.5).exp()
+    torch.testing.assert_close(loss, -(1.2 + low) / 2)
+    loss.backward()
+    torch.testing.assert_close(new.grad, torch.tensor([[0.0, -float(low) / 2]]))
+    assert metrics["clip_fraction"] == 0.5 and metrics["entropy"] == 1
+    torch.testing.assert_close(metrics["ratio"], (low + high) / 2)
+    torch.testing.assert_close(metrics["max/ratio"], high)
+    # KL(old || new) by k3: r − 1 − log r
+    torch.testing.assert_close(metrics["old_kl"], (high - 1.5 + low - 0.5) / 2)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"clip_low": 0.5},
+        {"clip_high": 0.3},
+        {"dual_clip": 1.2},
+        {"ratio": "sequence"},
+        {"ratio": "geometric"},
+        {"entropy_coefficient": 0.1},
+        {"aggregation": "sequence-mean-token-mean"},
+        {"aggregation": "sequence-mean-token-sum"},
+        {"aggregation": "constant-length", "maximum_length": 4},
+    ],
+    ids=str,
+)
+def test_every_field_of_ppo_changes_the_loss(fields: dict[str, Any]) -> None:
+    assert loss_of(PPOClip(**fields), batch())[0] != loss_of(PPOClip(), batch())[0]
+
+
+def test_the_constant_of_constant_length() -> None:
+    four, eight = (loss_of(PPOClip(aggregation="constant-length", maximum_length=n), batch())[0] for n in (4, 8))
+    assert four == pytest.approx(2 * eight)
+    with pytest.raises(ValidationError, match="needs maximum_length"):
+        PPOClip(aggregation="constant-length")
+
+
+def test_ppo_against_the_function() -> None:
+    rows = batch()
+    per_token = functional.ppo_clip(NEW, rows.logprobs, rows.advantages, 0.1, 0.3, 3.0)
+    expected = functional.masked_mean(per_token, rows.mask)
+    assert loss_of(PPOClip(clip_low=0.1, clip_high=0.3, dual_clip=3.0), rows)[0] == pytest.approx(float(expected))
+
+
+def test_geometric_ratio_is_gspo() -> None:
+    rows = batch()
+    weight = functional.aggregation_weights(rows.mask, "sequence-mean-token-mean")
+    new = NEW.clone().requires_grad_()
+    expected = (weight * functional.gspo(new, rows.logprobs, rows.advantages, rows.mask, 0.2, 0.2)).sum()
+    expected.backward()
+    objective = PPOClip(ratio="geometric", aggregation="sequence-mean-token-mean")
+    loss, _, gradient = loss_of(objective, rows)
+    assert loss == pytest.approx(float(expected.detach()), abs=1e-6)
+    torch.testing.assert_close(gradient, new.grad)
+
+
+def test_sequence_ratio_by_hand() -> None:
+    """log ratio 0.2 + 0.1 = 0.3 of the response; both tokens carry e^0.3 and share its gradient's size."""
+    rows = experience([[-1.0, -1.0]], advantages=[[1.0, 1.0]])
+    objective = PPOClip(ratio="sequence", clip_high=1.0)
+    new = torch.tensor([[-0.8, -0.9]], requires_grad=True)
+    loss, _ = objective(Outputs(logprobs=new, entropy=torch.zeros(1, 2)), objective.prepare(rows))
+    loss.backward()
+    ratio = float(torch.tensor(0.3).exp())
+    assert float(loss) == pytest.approx(-ratio, rel=1e-5)
+    torch.testing.assert_close(new.grad, torch.full((1, 2), -ratio / 2))
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence", "geometric"])
+def test_the_first_ratio_is_exactly_one(ratio: str) -> None:
+    rows = batch()
+    loss, metrics, _ = loss_of(PPOClip(ratio=ratio), rows, rows.logprobs)
+    assert metrics["max/ratio"] == 1 and metrics["ratio"] == pytest.approx(1, abs=1e-6)
+    assert metrics["old_kl"] == 0 and metrics["clip_fraction"] == 0
+    assert loss == pytest.approx(-float(functional.masked_mean(rows.advantages, rows.mask)), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "aggregation", ["token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum", "constant-length"]
+)
+def test_metrics_are_means_over_tokens_whatever_the_aggregation(aggregation: str) -> None:
+    objective = PPOClip(aggregation=aggregation, maximum_length=100)
+    rows = batch(weight=[1.0, 0.0, 1.0])
+    _, metrics, _ = loss_of(objective, rows, rows.logprobs)
+    assert metrics["ratio"] == pytest.approx(1, abs=1e-6)
+    assert metrics["entropy"] == pytest.approx((0.5 + 1.0 + 0.2 + 0.9 + 0.8) / 5)
+
+
+def test_policy_gradient() -> None:
+    loss, _, gradient = loss_of(PolicyGradient(), batch())
+    per_token = -rows_of(ADVANTAGES) * NEW
+    assert loss == pytest.approx(float(per_token.sum() / 6))
+    torch.testing.assert_close(gradient, -rows_of(ADVANTAGES) / 6)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "abs", "k3-ratio"])
+def test_kl_in_the_loss(estimator: str) -> None:
+    rows = batch()
+    loss, metrics, _ = loss_of(PPOClip().with_kl(0.3, estimator), rows)
+    kl = functional.kl_loss(NEW, rows.logprobs, rows.reference_logprobs, estimator)
+    mean = float(functional.masked_mean(kl, rows.mask))
+    assert metrics["loss_kl"] == pytest.approx(mean, abs=1e-6)
+    assert loss == pytest.approx(loss_of(PPOClip(), rows)[0] + 0.3 * mean, abs=1e-6)
+
+
+def test_entropy_is_a_bonus() -> None:
+    with_bonus = loss_of(PPOClip(entropy_coefficient=0.5), batch())[0]
+    assert with_bonus == pytest.approx(loss_of(PPOClip(), batch())[0] - 0.5 * float(ENTROPY.sum() / 6))
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence", "geometric"])
+@pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum"])
+def test_microbatches_add_up(ratio: str, aggregation: str) -> None:
+    objective = PPOClip(ratio=ratio, aggregation=aggregation, entropy_coefficient=0.1).with_kl(0.2, "k3")
+    rows = objective.prepare(batch(weight=[1.0, 2.0, 0.5]))
+    whole, metrics = objective(Outputs(logprobs=NEW, entropy=ENTROPY), rows)
+    total: dict[str, float] = {"loss": 0.0}
+    for part in ([0], [2, 1]):
+        piece = take(rows, part)
+        width = piece.mask.shape[1]
+        loss, found = objective(Outputs(logprobs=NEW[part, :width], entropy=ENTROPY[part, :width]), piece)
+        total["loss"] += float(loss)
+        for name, value in found.items():
+            total[name] = (
+                max(total.get(name, -1.0), float(value)) if "max/" in name else total.get(name, 0.0) + float(value)
+            )
+    assert total == pytest.approx({"loss": float(whole)} | {k: float(v) for k, v in metrics.items()}, abs=1e-6)
+
+
+def test_weight_zero_leaves_a_row_out() -> None:
+    three, two = batch(weight=[1.0, 0.0, 1.0]), take(batch(), [0, 2])
+    assert loss_of(PPOClip(), three)[0] == pytest.approx(
+        float(PPOClip()(Outputs(logprobs=NEW[[0, 2]], entropy=ENTROPY[[0, 2]]), PPOClip().prepare(two))[0])
+    )
+    loss, metrics, gradient = loss_of(PPOClip(), batch(weight=[0.0, 0.0, 0.0]))
+    assert loss == 0 and gradient.abs().sum() == 0 and metrics["ratio"] == 0
+
+
+def test_extras_of_other_parts_are_kept() -> None:
+    rows = batch()
+    rows = rows.replace(extras={"mine": torch.ones(3)})
+    assert set(PPOClip().prepare(rows).extras.keys()) == {"mine", "metric_weight"}
+
+
+@pytest.mark.parametrize("travel", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy, lambda x: x.model_copy()])
+def test_private_state_travels(travel: Any) -> None:
+    original = PPOClip(clip_low=0.1)
+    objective = travel(original.at_temperature(0.7).with_kl(0.25, "k2"))
+    assert objective.temperature == 0.7 and objective.clip_low == 0.1
+    assert (objective._kl_coefficient, objective._kl_estimator) == (0.25, "k2")
+    assert original.temperature == 1.0 and original._kl_coefficient == 0.0
+    made = [loss_of(o, batch())[0] for o in (objective, original.with_kl(0.25, "k2"))]
+    assert made[0] == made[1]
+
+
+def test_limits_of_the_fields() -> None:
+    for fields in ({"clip_low": 1.5}, {"clip_low": -0.1}, {"clip_high": -1}, {"dual_clip": 1.0}, {"ratio": "none"}):
+        with pytest.raises(ValidationError):
+            PPOClip(**fields)
+
+
+def test_value_clip_by_hand() -> None:
+    """Value 1.0, before 0.5, return 2.0: unclipped ½·1², clipped to 0.7: ½·1.3²."""
+    rows = experience([[-1.0], [-1.0]], values=[[0.5], [0.5]], returns=[[2.0], [2.0]], weight=[1.0, 0.0])
+    values = torch.tensor([[1.0], [9.0]])
+    for clip, expected in ((0.2, 0.845), (None, 0.5), (0.4, 0.605)):
+        objective = ValueClip(clip=clip)
+        loss, metrics = objective(Outputs(values=values), objective.prepare(rows))
+        assert float(loss) == pytest.approx(expected)
+        assert float(metrics["error"]) == 1 and float(metrics["mean"]) == 1

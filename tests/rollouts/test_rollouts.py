@@ -1,0 +1,56 @@
+"""Rollouts: groups, seeds, settings of the sampler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import save_tiny_model
+
+from fairlead.data import PromptRecord, prompts_batch
+from fairlead.models import ModelSpec
+from fairlead.rollouts import SampleRollout
+from fairlead.runtime import GroupSpec, LocalGroup
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> LocalGroup:
+    folder: Path = save_tiny_model(tmp_path_factory.mktemp("policy"))
+    return LocalGroup(GroupSpec(role="policy", model=ModelSpec(path=str(folder))))
+
+
+def draw(policy: LocalGroup, texts: tuple[str, ...] = ("ab", "c"), seed: int = 1, **fields: Any) -> Any:
+    prompts = prompts_batch([PromptRecord(text, {"kind": text}) for text in texts], policy.codec, seed)
+    sampling = {"maximum_tokens": 6} | fields.pop("sampling", {})
+    return SampleRollout(sampling=sampling, **fields)(policy, prompts)
+
+
+def test_samples_of_a_prompt_are_neighbours_and_differ(policy: LocalGroup) -> None:
+    samples = draw(policy, n=3)
+    assert samples.group.tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(set(samples.seed.tolist())) == 6
+    texts = [row["response"] for row in samples.rows]
+    assert len(set(texts)) > 2
+    assert [row["kind"] for row in samples.rows] == ["ab"] * 3 + ["c"] * 3
+
+
+def test_a_sample_depends_on_its_prompt_and_seed_only(policy: LocalGroup) -> None:
+    three, one = draw(policy, n=3), draw(policy, n=1)
+    assert torch.equal(three.tokens[0][three.mask[0]], one.tokens[0][one.mask[0]])
+    assert three.rows[3]["response"] == one.rows[1]["response"]
+    again, other = draw(policy, n=3), draw(policy, n=3, seed=2)
+    assert torch.equal(three.tokens, again.tokens) and not torch.equal(three.seed, other.seed)
+
+
+def test_the_temperature_of_training(policy: LocalGroup) -> None:
+    assert SampleRollout(sampling={"temperature": 0.7}).temperature == 0.7
+    assert SampleRollout(sampling={"temperature": 0}).temperature == 1.0
+    greedy = draw(policy, n=2, sampling={"temperature": 0})
+    assert greedy.rows[0]["response"] == greedy.rows[1]["response"]
+
+
+def test_the_limit(policy: LocalGroup) -> None:
+    samples = draw(policy, n=4, sampling={"maximum_tokens": 2, "minimum_tokens": 2})
+    assert samples.tokens.shape[1] == 2 and samples.truncated.all()

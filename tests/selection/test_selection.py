@@ -1,0 +1,37 @@
+"""Selection: flat groups and truncated responses."""
+
+from __future__ import annotations
+
+from tiny_batches import experience
+
+from fairlead.selection import DropFlatGroups, DropTruncated
+
+ROWS = [[-1.0]] * 6
+
+
+def test_flat_groups_are_dropped() -> None:
+    batch = experience(ROWS, score=[1, 1, 2, 3, 5, 5], group=[9, 9, 2, 2, 4, 4], weight=[1, 1, 1, 2, 1, 1.0])
+    assert DropFlatGroups()(batch).weight.tolist() == [0, 0, 1, 2, 0, 0]
+
+
+def test_the_tolerance_is_maximum_minus_minimum() -> None:
+    batch = experience(ROWS[:4], score=[0, 0, 0, 1.0], group=[0] * 4)
+    assert DropFlatGroups(tolerance=1.0)(batch).weight.sum() == 0
+    assert DropFlatGroups(tolerance=0.99)(batch).weight.sum() == 4
+    assert DropFlatGroups(tolerance=0)(batch).weight.sum() == 4
+
+
+def test_a_failed_row_does_not_make_its_group_uneven() -> None:
+    batch = experience(ROWS[:4], score=[1, 1, 1, 0.0], group=[0] * 4, weight=[1, 1, 1, 0.0])
+    assert DropFlatGroups()(batch).weight.tolist() == [0, 0, 0, 0]
+
+
+def test_groups_of_one_and_none() -> None:
+    assert DropFlatGroups()(experience(ROWS, score=[1, 2, 3, 4, 5, 6])).weight.sum() == 0
+    batch = experience(ROWS[:2], score=[1, 2], group=[0, 0], weight=[0.0, 0.0])
+    assert DropFlatGroups()(batch).weight.tolist() == [0, 0]
+
+
+def test_truncated() -> None:
+    batch = experience(ROWS[:3], weight=[1, 3, 0.0], truncated=[True, False, False])
+    assert DropTruncated()(batch).weight.tolist() == [0, 3, 0]

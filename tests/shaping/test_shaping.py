@@ -1,0 +1,69 @@
+"""Shaping: running moments by hand, limits, penalties, state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_batches import experience
+
+from fairlead.shaping import Clip, MissingEnd, Normalise
+
+
+def scored(*score: float, **others: object) -> object:
+    return experience([[-1.0]] * len(score), score=score, **others)
+
+
+def moments(part: Normalise) -> tuple[float, float]:
+    state = part.state_dict()
+    return state["mean"], (state["squares"] / (state["count"] - 1)) ** 0.5
+
+
+def test_running_moments_by_hand() -> None:
+    part = Normalise()
+    first = part(scored(1, 2, 3, 4)).score
+    assert moments(part) == pytest.approx((2.5, 1.290994), abs=1e-6)
+    torch.testing.assert_close(first, (torch.tensor([1.0, 2, 3, 4]) - 2.5) / 1.290994)
+    second = part(scored(2, 2, 6, 6)).score
+    assert moments(part) == pytest.approx((3.25, 1.908627), abs=1e-6)
+    torch.testing.assert_close(second, (torch.tensor([2.0, 2, 6, 6]) - 3.25) / 1.908627)
+
+
+def test_batch_moments_forget() -> None:
+    part = Normalise(over="batch")
+    part(scored(1, 2, 3, 4))
+    made = part(scored(2, 2, 6, 6)).score
+    torch.testing.assert_close(made, torch.tensor([-1.0, -1, 1, 1]) * 2 / (16 / 3) ** 0.5)
+
+
+def test_only_dividing() -> None:
+    made = Normalise(centre=False)(scored(1, 2, 3, 4)).score
+    torch.testing.assert_close(made, torch.tensor([1.0, 2, 3, 4]) / 1.2909944)
+
+
+def test_rows_that_do_not_count_are_in_no_moment() -> None:
+    part = Normalise()
+    part(scored(1, 2, 0, 3, 4, weight=[1.0, 1, 0, 1, 1]))
+    assert moments(part) == pytest.approx((2.5, 1.290994), abs=1e-6)
+
+
+def test_state_of_normalise() -> None:
+    part, other = Normalise(), Normalise()
+    part(scored(1, 2, 3, 4))
+    other.load_state_dict(part.state_dict())
+    assert torch.equal(part(scored(2, 2, 6, 6)).score, other(scored(2, 2, 6, 6)).score)
+    assert part.state_dict() == other.state_dict()
+
+
+@pytest.mark.parametrize("over", ["running", "batch"])
+def test_nothing_and_equal_scores(over: str) -> None:
+    part = Normalise(over=over)
+    assert part(scored(0, 0, weight=[0.0, 0.0])).score.isfinite().all()
+    assert part(scored(3, 3, 3)).score.abs().max() == 0
+
+
+def test_clip_and_missing_end() -> None:
+    assert Clip(limit=2)(scored(-5, 1, 5)).score.tolist() == [-2, 1, 2]
+    assert Clip()(scored(-5, 1, 50)).score.tolist() == [-5, 1, 10]
+    assert MissingEnd(penalty=0.5)(scored(1, 1, truncated=[True, False])).score.tolist() == [0.5, 1]
+    assert MissingEnd()(scored(1, 1, truncated=[True, False])).score.tolist() == [0, 1]
+    assert Clip().state_dict() == MissingEnd().state_dict() == {}

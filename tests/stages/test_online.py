@@ -1,0 +1,302 @@
+"""Online learning: every method end to end, failures, and a bandit that is solved."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny_runs import exported, logged, run_stages, tiny_recipe, write_records
+
+from fairlead.runs import read_json_lines
+from fairlead.runtime import LocalGroup
+
+
+def online(shelf: Path, **fields: Any) -> dict[str, Any]:
+    stage: dict[str, Any] = {
+        "model": str(shelf / "world"),
+        "prompts": str(shelf / "world.jsonl"),
+        "rewards": {"share": {"part": "test-share-of"}},
+        "steps": 2,
+        "batch_size": 3,
+        "rollout": {"part": "sample", "n": 4, "sampling": {"maximum_tokens": 4}},
+        "optimiser": {"learning_rate": 1e-3},
+    }
+    return {"online": stage | fields}
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "ppo": {"credit": "gae"},
+    "grpo": {"credit": "group-relative", "regulariser": {"part": "kl", "place": "loss", "estimator": "k3"}},
+    "dr-grpo": {
+        "credit": {"part": "group-relative", "scale": "none"},
+        "objective": {"part": "ppo-clip", "aggregation": "constant-length", "maximum_length": 4},
+    },
+    "rloo": {"credit": "rloo", "objective": "reinforce"},
+    "reinforce++": {"credit": "reinforce++"},
+    "reinforce++-baseline": {"credit": {"part": "reinforce++", "baseline": "group"}},
+    "reinforce": {"credit": "reinforce", "objective": "reinforce"},
+    "gspo": {"credit": "group-relative", "objective": {"part": "ppo-clip", "ratio": "geometric"}},
+}
+
+
+def finite_weights(directory: Path) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in exported(directory, "online").values())
+
+
+def moved(directory: Path, shelf: Path) -> bool:
+    from safetensors.torch import load_file
+
+    before, after = load_file(shelf / "world" / "model.safetensors"), exported(directory, "online")
+    return any(not torch.equal(before[name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(shelf: Path, tmp_path: Path, method: str) -> None:
+    run = run_stages(tmp_path / "run", online(shelf, **METHODS[method], epochs=1))
+    first, second = logged(run.directory, "online")
+    assert first["policy/ratio"] == pytest.approx(1, abs=1e-6)
+    assert first["policy/max/ratio"] == pytest.approx(1, abs=1e-5)
+    assert first["policy/old_kl"] == pytest.approx(0, abs=1e-6)
+    assert first["kl/k1"] == pytest.approx(0, abs=1e-5) and second["kl/k3"] > 0
+    assert first["mismatch"] == pytest.approx(0, abs=1e-4)
+    assert 0 < first["policy/entropy"] <= math.log(5) and 0 < first["length"] <= 4
+    assert first["counted_rows"] == 1 and first["failed/share"] == 0
+    assert ("critic/loss" in first) == (method == "ppo")
+    assert moved(run.directory, shelf) and finite_weights(run.directory)
+    samples = read_json_lines(run.directory / "samples.jsonl")
+    assert {row["step"] for row in samples} == {1, 2}
+    assert all({"prompt", "response", "score"} <= row.keys() for row in samples)
+
+
+@pytest.mark.parametrize("credit", ["gae", "group-relative"])
+def test_a_bandit_is_learned(shelf: Path, tmp_path: Path, credit: str) -> None:
+    """Reward is the share of one symbol; from a third it rises to nearly one."""
+    stages = online(
+        shelf,
+        credit=credit,
+        steps=12,
+        batch_size=6,
+        epochs=2,
+        minibatches=2,
+        optimiser={"learning_rate": 1e-2},
+        critic_optimiser={"learning_rate": 1e-2},
+        regulariser={"part": "kl", "coefficient": 0.0},
+        monitor_every=100,
+    )
+    rows = logged(run_stages(tmp_path / "run", stages).directory, "online")
+    scores = [row["score"] for row in rows]
+    assert scores[0] < 0.4
+    assert sum(scores[-3:]) / 3 > 0.85
+    if credit == "gae":
+        assert rows[-1]["critic/error"] < rows[0]["critic/error"]
+
+
+@pytest.mark.parametrize(
+    ("place", "estimator"),
+    [
+        *(("reward", name) for name in ("k1", "k2", "k3", "abs")),
+        *(("loss", name) for name in ("k1", "k2", "k3", "abs", "k3-ratio")),
+    ],
+)
+def test_kl_in_reward_and_loss(shelf: Path, tmp_path: Path, place: str, estimator: str) -> None:
+    regulariser = {"part": "kl", "coefficient": 0.2, "place": place, "estimator": estimator}
+    run = run_stages(tmp_path / "run", online(shelf, credit="rloo", regulariser=regulariser, epochs=2))
+    rows = logged(run.directory, "online")
+    assert rows[0]["kl/coefficient"] == 0.2 and finite_weights(run.directory)
+    assert ("policy/loss_kl" in rows[0]) == (place == "loss")
+
+
+def test_a_strong_kl_holds_the_policy(shelf: Path, tmp_path: Path) -> None:
+    distances = []
+    for number, coefficient in enumerate((0.001, 5.0)):
+        regulariser = {"part": "kl", "coefficient": coefficient, "place": "loss", "estimator": "k2"}
+        stages = online(shelf, credit="rloo", regulariser=regulariser, steps=8, optimiser={"learning_rate": 5e-3})
+        distances.append(logged(run_stages(tmp_path / str(number), stages).directory, "online")[-1]["kl/k3"])
+    assert distances[1] < 0.5 * distances[0]
+
+
+def test_the_adaptive_coefficient_moves(shelf: Path, tmp_path: Path) -> None:
+    regulariser = {"part": "kl", "coefficient": 0.1, "adaptive": {"target": 1.0, "horizon": 12}}
+    rows = logged(run_stages(tmp_path / "run", online(shelf, regulariser=regulariser)).directory, "online")
+    # Nothing has moved at first, so the error is cut at −0.2; 12 samples of a horizon of 12.
+    assert [row["kl/coefficient"] for row in rows] == pytest.approx([0.1, 0.08])
+
+
+def test_several_rewards_and_monitors(shelf: Path, tmp_path: Path) -> None:
+    stages = online(
+        shelf,
+        credit="rloo",
+        rewards={
+            "a": {"part": "test-share-of", "symbol": "a", "weight": 2.0},
+            "b": {"part": "test-share-of", "symbol": "b", "weight": -0.5},
+            "seen": {"part": "test-cycle", "values": [7.0], "weight": 0},
+        },
+        monitors={"c": {"part": "test-share-of", "symbol": "c"}},
+        monitor_every=3,
+        steps=4,
+    )
+    rows = logged(run_stages(tmp_path / "run", stages).directory, "online")
+    for row in rows:
+        assert row["score"] == pytest.approx(2 * row["channel/a"] - 0.5 * row["channel/b"], abs=1e-6)
+        assert row["channel/seen"] == 7 and row["reward/seen/asked"] == 1
+    assert [row["step"] for row in rows if "monitor/c" in row] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("credit", ["gae", "group-relative", "rloo", "reinforce", "reinforce++"])
+def test_some_rows_fail(shelf: Path, tmp_path: Path, credit: str) -> None:
+    rewards = {"share": {"part": "test-share-of"}, "judge": {"part": "test-cycle", "values": [1.0, None, 0.5]}}
+    stages = online(shelf, credit=credit, rewards=rewards, shaping=["normalise"], minibatches=4)
+    run = run_stages(tmp_path / "run", stages)
+    for row in logged(run.directory, "online"):
+        assert row["failed/judge"] == pytest.approx(1 / 3) and row["counted_rows"] == pytest.approx(2 / 3)
+        assert math.isfinite(row["policy/loss"]) and row["policy/skipped_steps"] == 0
+    assert finite_weights(run.directory) and moved(run.directory, shelf)
+
+
+def test_a_failing_function(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that raises for one prompt and returns NaN for another: counted, left out, nothing breaks."""
+    (tmp_path / "judging.py").write_text(
+        "def judge(prompt, response):\n"
+        "    if prompt == 'a':\n"
+        "        raise ValueError('cannot say')\n"
+        "    return float('nan') if prompt == 'b' else float(len(response.split()))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rewards = {"judge": {"part": "function", "function": "judging:judge", "workers": 1}}
+    run = run_stages(tmp_path / "run", online(shelf, credit="group-relative", rewards=rewards, steps=1))
+    row = logged(run.directory, "online")[0]
+    assert row["reward/judge/errors"] == 8 and row["failed/judge"] == pytest.approx(2 / 3)
+    assert row["counted_rows"] == pytest.approx(1 / 3) and finite_weights(run.directory)
+
+
+@pytest.mark.parametrize("credit", ["gae", "group-relative", "rloo", "reinforce++"])
+@pytest.mark.parametrize("values", [[None], [0.25]], ids=["all failed", "all equal"])
+def test_nothing_to_learn_from(shelf: Path, tmp_path: Path, credit: str, values: list[Any]) -> None:
+    rewards = {"judge": {"part": "test-cycle", "values": values}}
+    run = run_stages(
+        tmp_path / "run",
+        online(
+            shelf,
+            credit=credit,
+            rewards=rewards,
+            shaping=["normalise", "clip"],
+            selection=["drop-flat-groups"],
+            regulariser={"part": "kl", "coefficient": 0},
+        ),
+    )
+    for row in logged(run.directory, "online"):
+        assert row["counted_rows"] == 0 and row["policy/loss"] == 0 and row["policy/gradient_norm"] == 0
+    assert finite_weights(run.directory) and not moved(run.directory, shelf)
+
+
+def test_equal_rewards_teach_a_group_method_nothing(shelf: Path, tmp_path: Path) -> None:
+    rewards = {"judge": {"part": "test-cycle", "values": [0.25]}}
+    stages = online(shelf, credit="group-relative", rewards=rewards, regulariser={"part": "kl", "coefficient": 0})
+    run = run_stages(tmp_path / "run", stages)
+    assert not moved(run.directory, shelf)
+
+
+def test_every_response_is_truncated(shelf: Path, tmp_path: Path) -> None:
+    rollout = {"part": "sample", "n": 2, "sampling": {"maximum_tokens": 3, "minimum_tokens": 3}}
+    penalised = run_stages(
+        tmp_path / "a", online(shelf, rollout=rollout, shaping=[{"part": "missing-end", "penalty": 3.0}])
+    )
+    row = logged(penalised.directory, "online")[0]
+    assert row["truncated"] == 1 and row["length"] == 3
+    assert row["score"] == pytest.approx(row["channel/share"] - 3, abs=1e-6)
+    dropped = run_stages(
+        tmp_path / "b",
+        online(shelf, rollout=rollout, selection=["drop-truncated"], regulariser={"part": "kl", "coefficient": 0}),
+    )
+    assert logged(dropped.directory, "online")[0]["counted_rows"] == 0
+    assert finite_weights(dropped.directory) and not moved(dropped.directory, shelf)
+
+
+def test_shapings_in_order(shelf: Path, tmp_path: Path) -> None:
+    rewards = {"judge": {"part": "test-cycle", "values": [1.0, 2.0, 3.0, 4.0]}}
+    clip, centre = {"part": "clip", "limit": 2.0}, {"part": "normalise", "over": "batch"}
+    for number, (shaping, score) in enumerate(
+        [([], 2.5), ([clip], 1.75), ([centre, clip], 0.0), ([clip, centre], 0.0)]
+    ):
+        stages = online(shelf, rewards=rewards, shaping=shaping, credit="rloo", steps=1)
+        row = logged(run_stages(tmp_path / str(number), stages).directory, "online")[0]
+        assert row["score"] == pytest.approx(score, abs=1e-6)
+        assert row["channel/judge"] == 2.5  # what was said is never overwritten
+
+
+def test_warm_up_of_the_critic(shelf: Path, tmp_path: Path) -> None:
+    rows = logged(run_stages(tmp_path / "run", online(shelf, critic_warmup=1)).directory, "online")
+    assert ["policy/loss" in row for row in rows] == [False, True]
+    assert rows[1]["policy/max/ratio"] == pytest.approx(1, abs=1e-5) and rows[1]["kl/k3"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The specs of all groups that are opened from here on."""
+    specs: list[Any] = []
+    original = LocalGroup.__init__
+
+    def record(self: LocalGroup, spec: Any) -> None:
+        specs.append(spec)
+        original(self, spec)
+
+    monkeypatch.setattr(LocalGroup, "__init__", record)
+    return specs
+
+
+def test_which_models_are_opened(shelf: Path, tmp_path: Path, opened: list[Any]) -> None:
+    world, lora = str(shelf / "world"), {"rank": 2}
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({"credit": "gae"}, ["policy", "critic", "reference"]),
+        ({"credit": "rloo"}, ["policy", "reference"]),
+        ({"credit": "rloo", "regulariser": {"part": "kl", "coefficient": 0}}, ["policy"]),
+        ({"credit": "rloo", "model": {"path": world, "lora": lora}}, ["policy"]),
+        ({"credit": "gae", "model": {"path": world, "lora": lora}}, ["policy", "critic"]),
+        ({"credit": "rloo", "model": {"path": world, "lora": lora}, "reference": world}, ["policy", "reference"]),
+    ]
+    for number, (fields, roles) in enumerate(cases):
+        opened.clear()
+        run = run_stages(tmp_path / str(number), online(shelf, **fields, steps=2))
+        assert [spec.role for spec in opened] == roles
+        if "regulariser" not in fields:
+            first = logged(run.directory, "online")[0]
+            assert first["kl/k1"] == pytest.approx(0, abs=1e-5)
+    assert all(spec.optimiser is None for spec in opened if spec.role == "reference")
+
+
+def test_a_trained_reward_model_judges_and_begins_the_critic(shelf: Path, tmp_path: Path) -> None:
+    pairs = write_records(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": "a a", "rejected": "b c"}] * 4)
+    stages = {
+        "reward": {"model": str(shelf / "world"), "data": pairs, "steps": 4, "optimiser": {"learning_rate": 1e-2}},
+        **online(
+            shelf,
+            rewards={"reward": {"part": "model", "model": "stage:reward", "mean": 1.0, "scale": 2.0}},
+            critic="stage:reward",
+            steps=1,
+        ),
+    }
+    run = run_stages(tmp_path / "run", stages)
+    row = logged(run.directory, "online")[0]
+    assert row["failed/reward"] == 0 and row["score"] == pytest.approx(row["channel/reward"], abs=1e-6)
+    assert row["critic/mean"] != 0  # the head of the reward model, not a new one
+
+
+def test_temperature_of_sampling_and_training_agree(shelf: Path, tmp_path: Path) -> None:
+    rollout = {"part": "sample", "n": 2, "sampling": {"maximum_tokens": 4, "temperature": 0.5}}
+    row = logged(run_stages(tmp_path / "run", online(shelf, rollout=rollout, steps=1)).directory, "online")[0]
+    assert row["policy/max/ratio"] == pytest.approx(1, abs=1e-5) and row["mismatch"] == pytest.approx(0, abs=1e-4)
+
+
+def test_long_prompts_are_cut(shelf: Path, tmp_path: Path) -> None:
+    prompts = write_records(tmp_path / "long.jsonl", [{"prompt": "a b c a b"}, {"prompt": "a"}])
+    run = run_stages(tmp_path / "run", online(shelf, prompts=prompts, maximum_prompt=2, batch_size=2))
+    assert len(logged(run.directory, "online")) == 2
+
+
+def test_too_few_samples_are_refused_in_the_recipe(shelf: Path) -> None:
+    with pytest.raises(ValidationError, match=r"set rollout\.n to that or more \(it is 1\)"):
+        tiny_recipe(online(shelf, credit="rloo", rollout="sample"))
