@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import save_tiny_model
 
 from fairlead.data import DataError, DataSource, read
 from fairlead.models import ModelError, resolve_path
 from fairlead.recipes import Recipe, load_recipe, shipped_recipes
 from fairlead.recipes.execute import execute
+from tiny_models import save_tiny_model
 
 MOST = {
     "steps": 2,
@@ -57,6 +57,8 @@ def shrink(value: Any, tiny: str, key: str = "") -> Any:
         made = {name: shrink(item, tiny, name) for name, item in value.items()}
         if "lora" in value and not str(value.get("path")).startswith("stage:"):  # only a model has adapters
             made["path"] = tiny
+        if value.get("gather"):  # it may find nothing to pair up in a handful of records
+            made["limit"] = min(value["limit"] or 100, 100)
         return made
     if key == "backend":
         return "local"
@@ -83,7 +85,7 @@ def test_a_shipped_recipe_runs(name: str, tiny: str, tmp_path: Path, monkeypatch
     tree = recipe.model_dump(mode="json")
     for source in sources(tree):
         try:
-            read(DataSource.model_validate(source | {"limit": 1}), recipe.data.root)
+            read(DataSource(path=source["path"], split=source["split"], limit=1), recipe.data.root)
         except DataError as error:
             pytest.skip(f"its data is not here: {str(error)[:100]}")
     small = Recipe.model_validate(shrink(tree, tiny) | {"trackers": [], "runtime": {"threads": 1}})

@@ -257,7 +257,7 @@ def trim(batch: AnyBatch) -> AnyBatch:
             changes |= {name: value[..., skip:] for name, value in _tensor_columns(batch, _PROMPT_COLUMNS)}
     filled = row_tokens(batch)
     if filled is not None:
-        used = filled.reshape(-1, filled.shape[-1]).any(0)
+        used = filled.flatten(0, -2).any(0)
         keep = int(used.nonzero()[-1]) + 1 if bool(used.any()) else 0
         if keep < filled.shape[-1]:
             changes |= {name: value[..., :keep] for name, value in _tensor_columns(batch, _RESPONSE_COLUMNS)}

@@ -128,7 +128,7 @@ def _torch() -> Iterator[Finding]:
             "cpu",
             "note",
             f"no bfloat16 arithmetic ({', '.join(fast) or 'no AVX2'}): precision bfloat16 works, but is not faster here",
-            "set `precision: float32` in the recipe's optimisers where speed matters",
+            "set `runtime.precision=float32` where speed matters",
         )
     cores, threads = _cores(), torch.get_num_threads()
     if threads < cores // 2 or threads > cores:

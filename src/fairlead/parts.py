@@ -49,6 +49,8 @@ class Part(BaseModel):
 
     slot: ClassVar[str] = ""
     part_name: ClassVar[str] = ""
+    default_part: ClassVar[str] = ""
+    """Of a slot: the part meant by a mapping that names none; "" where it must be named."""
 
     def __init_subclass__(cls, *, slot: str | None = None, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -86,7 +88,7 @@ class Part(BaseModel):
                 "part_form", "expected the name of a {slot} part or a mapping with the key 'part'", {"slot": cls.slot}
             )
         fields = dict(value)
-        name = fields.pop("part", None)
+        name = fields.pop("part", cls.default_part or None)
         if name is None:
             raise PydanticCustomError(
                 "part_missing",
@@ -254,19 +256,22 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}"
+        return f"{self.path}: {self.message}" if self.path else self.message
 
 
-def describe_problems(error: ValidationError, root: type[BaseModel] | Part | BaseModel) -> list[Problem]:
-    """A validation error as one line for each problem, with the nearest valid names for a wrong key."""
-    return [_describe(item, root) for item in error.errors(include_url=False)]
+def describe_problems(error: ValidationError, root: type[BaseModel], tree: Any = None) -> list[Problem]:
+    """A validation error as one line for each problem, with the nearest valid names for a wrong key.
+
+    `root` is the model that was validated and `tree` the value, from which the chosen part of a slot is read.
+    """
+    return [_describe(item, root, tree) for item in error.errors(include_url=False)]
 
 
-def _describe(item: Any, root: Any) -> Problem:
+def _describe(item: Any, root: type[BaseModel], tree: Any) -> Problem:
     path = ".".join(str(piece) for piece in item["loc"] if not str(piece).startswith("function-"))
     value = item.get("input")
     if item["type"] == "extra_forbidden":
-        names = list(_fields_at(root, item["loc"][:-1]))
+        names = _fields_at(root, tree, item["loc"][:-1])
         return Problem(path, f"unknown key {item['loc'][-1]!r}; {nearest(str(item['loc'][-1]), names)}")
     if item["type"] == "missing":
         return Problem(path, "this key is required")
@@ -274,37 +279,34 @@ def _describe(item: Any, root: Any) -> Problem:
         return Problem(path, item["msg"])
     message = item["msg"].removeprefix("Value error, ")
     # A mapping that is wrong as a whole is in the recipe for all to see; its text would bury the message.
-    return Problem(
-        path,
-        message
-        if item["type"] == "value_error" and not isinstance(value, str | float)
-        else f"{message} (got {repr(value)[:120]})",
-    )
+    buried = item["type"] == "value_error" and not isinstance(value, str | float)
+    return Problem(path, message if buried else f"{message} (got {repr(value)[:120]})")
 
 
-def _fields_at(root: Any, loc: tuple[Any, ...]) -> Iterator[str]:
-    """Field names valid at `loc` below `root`; at a slot they are the fields of the slot's parts."""
-    candidates: list[Any] = [root if isinstance(root, type) else type(root)]
+def _fields_at(root: type[BaseModel], tree: Any, loc: tuple[Any, ...]) -> list[str]:
+    """Field names valid at `loc` below `root`: those of the part that `tree` names there, or of every part of the slot."""
+    here: list[Any] = [root]  # annotations that may stand at this place
     for piece in loc:
-        following: list[Any] = []
-        for model in candidates:
-            field = model.model_fields.get(str(piece))
-            if field is None:
-                following.append(
-                    model
-                )  # the key of a mapping or the index of a list: stay, its values were added below
+        fields = [model.model_fields[piece] for model in _models_in(here, tree, None) if piece in model.model_fields]
+        # The key of a mapping or the index of a list is no field: what it holds is an argument of the annotation.
+        here = [field.annotation for field in fields] or [a for kind in here for a in getattr(kind, "__args__", ())]
+        try:
+            tree = tree[piece]
+        except (KeyError, IndexError, TypeError):
+            tree = None
+    key = str(loc[-1]) if loc else None
+    return [name for model in _models_in(here, tree, key) for name in model.model_fields]
+
+
+def _models_in(annotations: Iterable[Any], tree: Any, key: str | None) -> Iterator[type[BaseModel]]:
+    """The models among `annotations`; for a slot the part that `tree` names (a stage may be named by its key)."""
+    for annotation in annotations:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            if issubclass(annotation, Part) and _SLOTS.get(annotation.slot) is annotation:
+                known = parts_in_slot(annotation.slot)
+                name = tree.get("part", annotation.default_part or key) if isinstance(tree, dict) else tree
+                yield from [known[name]] if isinstance(name, str) and name in known else known.values()
             else:
-                following.extend(_models_in(field.annotation))
-        candidates = following
-    for model in candidates:
-        yield from model.model_fields
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        if issubclass(annotation, Part) and _SLOTS.get(annotation.slot) is annotation:
-            yield from parts_in_slot(annotation.slot).values()
-        else:
-            yield annotation
-    for argument in getattr(annotation, "__args__", ()):
-        yield from _models_in(argument)
+                yield annotation
+        elif getattr(annotation, "__origin__", None) not in (dict, list):
+            yield from _models_in(getattr(annotation, "__args__", ()), tree, key)

@@ -302,3 +302,21 @@ def test_weight_reaches_the_table(write: Write, tmp_path: Path) -> None:
     write("a.jsonl", ROWS)
     table = read(DataSource(path="a.jsonl", weight=2.5), tmp_path)
     assert table.weight == 2.5 and table.report.sizes == [6] and table.report.weights == [2.5]
+
+
+def test_gather_makes_records_of_all_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in "abcd"), encoding="utf-8")
+    (tmp_path / "pairing.py").write_text(
+        "def couple(records):\n"
+        "    texts = [record['text'] for record in records]\n"
+        "    return [{'text': a + b} for a, b in zip(texts[::2], texts[1::2])]\n"
+        "def nothing(records):\n    return []\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    table = read(DataSource(path=str(file), gather="pairing:couple"))
+    assert [record["text"] for record in table.records] == ["ab", "cd"]
+    assert len(table.origins) == table.report.kept == 2
+    with pytest.raises(DataError, match="returned no record"):
+        read(DataSource(path=str(file), gather="pairing:nothing"))

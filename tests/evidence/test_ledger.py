@@ -9,8 +9,17 @@ from typing import ClassVar
 import pytest
 
 from fairlead import parts
-from fairlead.evidence import AtMost, Better, EvidenceError, Experiment, Measurement, Rule, render_table, run_evidence
-from fairlead.evidence import ledger
+from fairlead.evidence import (
+    AtMost,
+    Better,
+    EvidenceError,
+    Experiment,
+    Measurement,
+    Rule,
+    ledger,
+    render_table,
+    run_evidence,
+)
 
 
 class Dummy(Experiment, name="dummy-method"):

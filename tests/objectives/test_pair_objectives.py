@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_batches import pairs
 
 from fairlead.batch import Sequences
 from fairlead.objectives import DPO, BradleyTerry, NegativeLogLikelihood
 from fairlead.runtime import Outputs
+from tiny_batches import pairs
 
 CHOSEN, REJECTED = [[-1.0, -1.0], [-2.0]], [[-1.5], [-1.0, -0.5]]
 

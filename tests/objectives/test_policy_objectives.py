@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_batches import experience, rows_of
 from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Experience, take
 from fairlead.objectives import PolicyGradient, PolicyObjective, PPOClip, ValueClip
 from fairlead.runtime import Outputs
+from tiny_batches import experience, rows_of
 
 OLD = [[-1.0, -2.0, -0.5], [-1.5], [-0.7, -0.3]]
 NEW = rows_of([[-0.8, -2.5, -0.5], [-1.0], [-1.2, -0.1]])
@@ -106,7 +106,7 @@ def test_sequence_ratio_by_hand() -> None:
     loss, _ = objective(Outputs(logprobs=new, entropy=torch.zeros(1, 2)), objective.prepare(rows))
     loss.backward()
     ratio = float(torch.tensor(0.3).exp())
-    assert float(loss) == pytest.approx(-ratio, rel=1e-5)
+    assert loss.item() == pytest.approx(-ratio, rel=1e-5)
     torch.testing.assert_close(new.grad, torch.full((1, 2), -ratio / 2))
 
 

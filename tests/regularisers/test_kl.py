@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_batches import experience
 
 from fairlead import functional
 from fairlead.regularisers import KL
+from tiny_batches import experience
 
 BATCH = experience([[-1.0, -2.0], [-0.5]], reference_logprobs=[[-1.5, -1.0], [-1.5]])
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import save_tiny_model
 
 from fairlead.data import PromptRecord, prompts_batch
 from fairlead.models import ModelSpec
 from fairlead.rollouts import SampleRollout
 from fairlead.runtime import GroupSpec, LocalGroup
+from tiny_models import save_tiny_model
 
 
 @pytest.fixture(scope="module")

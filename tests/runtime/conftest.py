@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import save_tiny_model
 
 from fairlead.batch import Experience, Prompts, repeat_rows
 from fairlead.data import pack, pairs_batch, prompts_batch, sequences_batch
@@ -17,6 +16,7 @@ from fairlead.generation import Sampling
 from fairlead.models import ModelSpec
 from fairlead.objectives import DPO, BradleyTerry, NegativeLogLikelihood, PolicyGradient, PPOClip, ValueClip
 from fairlead.runtime import GroupSpec, LocalGroup, OptimiserSpec
+from tiny_models import save_tiny_model
 
 TEXTS = ("a", "hello there", "why?", "one two three four", "be brief", "no")
 
@@ -69,7 +69,10 @@ def spec(model_path: Path) -> Callable[..., GroupSpec]:
         own = {k: fields.pop(k) for k in list(fields) if k in GroupSpec.model_fields}
         optimiser = OptimiserSpec(**({"learning_rate": 1e-3} | fields))
         return GroupSpec(
-            **({"role": "policy", "model": ModelSpec(**({"path": str(model_path)} | model)), "optimiser": optimiser} | own)
+            **(
+                {"role": "policy", "model": ModelSpec(**({"path": str(model_path)} | model)), "optimiser": optimiser}
+                | own
+            )
         )
 
     return make
@@ -122,7 +125,9 @@ def pairs(model_path: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def sequences() -> Any:
-    documents = [(list(range(10, 10 + 3 * length)), [True] * (3 * length)) for length in (1, 4, 2, 6, 3)]
+    noise = torch.Generator().manual_seed(6)
+    lengths = (3, 12, 6, 18, 9)
+    documents = [(torch.randint(4, 250, (n,), generator=noise).tolist(), [True] * n) for n in lengths]
     return sequences_batch(documents, 0)
 
 

@@ -46,7 +46,9 @@ def test_a_single_prompt_is_shared_by_all_workers(prompts: Any) -> None:
 
 
 def test_batches_travel(experience: Experience, pairs: Any, packed: Any, prompts: Any) -> None:
-    extras = TensorDict({"half": torch.randn(12, 2).bfloat16(), "deep": TensorDict({"x": torch.arange(12)}, [12])}, [12])
+    extras = TensorDict(
+        {"half": torch.randn(12, 2).bfloat16(), "deep": TensorDict({"x": torch.arange(12)}, [12])}, [12]
+    )
     rich = experience.replace(extras=extras, present=experience.mask | (experience.tokens > 50))
     for batch in (rich, pairs, packed, prompts):
         for rows in (None, [1], [2, 0]):

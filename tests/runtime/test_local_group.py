@@ -61,7 +61,9 @@ def test_the_loss_is_normalised_over_the_whole_batch(spec: Maker, sequences: Seq
     assert abs(token_mean - row_mean) > 1e-3  # else the two would not be told apart
     for aggregation, expected in (("token-mean", token_mean), ("sequence-mean-token-mean", row_mean)):
         objective = NegativeLogLikelihood(aggregation=aggregation)
-        assert group.worker.accumulate(objective.prepare(sequences), objective)["loss"] == pytest.approx(expected, rel=1e-5)
+        assert group.worker.accumulate(objective.prepare(sequences), objective)["loss"] == pytest.approx(
+            expected, rel=1e-5
+        )
 
 
 def test_gradient_checkpointing_changes_nothing(spec: Maker, experience: Experience) -> None:
@@ -91,7 +93,9 @@ def test_clipping(spec: Maker, experience: Experience, limit: float | None) -> N
     applied: list[float] = []
 
     def look(*_: Any) -> None:
-        applied.append(float(torch.nn.utils.get_total_norm([p.grad for p in group.worker.trained() if p.grad is not None])))
+        applied.append(
+            float(torch.nn.utils.get_total_norm([p.grad for p in group.worker.trained() if p.grad is not None]))
+        )
 
     optimiser.register_step_pre_hook(look)
     norm = group.update(experience, PPOClip())["gradient_norm"]  # the norm before clipping is what is reported
@@ -137,7 +141,7 @@ def test_a_row_does_not_depend_on_the_others(spec: Maker, experience: Experience
     whole = policy.token_logprobs(experience)
     values, scores = critic.values(experience), critic.scores(pairs)
     assert whole.shape == values.shape == experience.tokens.shape and scores.shape == (6, 2)
-    for row in (0, 3, 7, 11):
+    for row in (0, 3, 8, 11):
         alone = take(experience, [row])
         width = alone.tokens.shape[1]
         for found, expected in ((policy.token_logprobs(alone), whole), (critic.values(alone), values)):
@@ -158,7 +162,9 @@ def test_prompts_alone_have_no_outputs(spec: Maker, prompts: Any) -> None:
 def test_a_saved_group_continues_bit_for_bit(
     spec: Maker, dropout_path: Path, experience: Experience, tmp_path: Path, lora: LoraSpec | None
 ) -> None:
-    made = spec(model__path=str(dropout_path), model__dropout=0.2, model__lora=lora, schedule="linear", total_steps=8, seed=4)
+    made = spec(
+        model__path=str(dropout_path), model__dropout=0.2, model__lora=lora, schedule="linear", total_steps=8, seed=4
+    )
     whole = LocalGroup(made)
     for seed in (1, 2):
         whole.update(experience, PPOClip(), minibatches=2, seed=seed)
@@ -201,7 +207,9 @@ def test_the_reference_of_adapters_is_the_model_without_them(spec: Maker, experi
     assert float((group.token_logprobs(experience) - before).abs().max()) > 0.01
     merged = LocalGroup(spec())
     merged.load_weights(group.weights())  # the weights are those of a plain model, adapters merged
-    torch.testing.assert_close(merged.token_logprobs(experience), group.token_logprobs(experience), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        merged.token_logprobs(experience), group.token_logprobs(experience), rtol=1e-4, atol=1e-4
+    )
     with pytest.raises(ValueError, match="trains adapters and cannot take whole weights"):
         group.load_weights(plain.weights())
     with pytest.raises(ModelError, match="no adapters to switch off"):
@@ -209,8 +217,20 @@ def test_the_reference_of_adapters_is_the_model_without_them(spec: Maker, experi
 
 
 def test_new_weights_come_from_their_seed_alone(spec: Maker) -> None:
-    fields = {"model_type": "llama", "vocab_size": 260, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    fields |= {"intermediate_size": 16, "num_key_value_heads": 1, "eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None}
+    fields = {
+        "model_type": "llama",
+        "vocab_size": 260,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    fields |= {
+        "intermediate_size": 16,
+        "num_key_value_heads": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+    }
     for changes in ({"model__initialise": fields}, {"model__lora": LORA}):
         state = torch.get_rng_state()
         one, two = ModelWorker(spec(**changes, seed=1)), ModelWorker(spec(**changes, seed=2, role="reference"))

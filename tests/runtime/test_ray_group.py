@@ -27,7 +27,9 @@ from fairlead.stages import Online, Preference
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason='Ray is not installed: pip install "fairlead[ray]"'),
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason='Ray is not installed: pip install "fairlead[ray]"'
+    ),
 ]
 
 Maker = Callable[..., GroupSpec]
@@ -103,7 +105,9 @@ def test_outputs(ray_policy: Any, spec: Maker, experience: Experience, rows: Any
     torch.testing.assert_close(found.entropy, expected.entropy, rtol=1e-4, atol=1e-5)
 
 
-def test_scalars_and_pairs(on_ray: Opener, model_path: Path, tmp_path: Path, experience: Experience, pairs: Pairs) -> None:
+def test_scalars_and_pairs(
+    on_ray: Opener, model_path: Path, tmp_path: Path, experience: Experience, pairs: Pairs
+) -> None:
     from transformers import AutoTokenizer
 
     from fairlead.models import ModelSpec
@@ -150,8 +154,7 @@ def test_fewer_rows_than_workers(on_ray: Opener, spec: Maker, experience: Experi
     assert_replicas_equal(group)
 
 
-def test_weights_without_gradient_stay(on_ray: Opener, spec: Maker, experience: Experience) -> None:
-    # The head of values is not touched by a batch that asks for nothing of it: here, all but the adapters.
+def test_adapters(on_ray: Opener, spec: Maker, experience: Experience) -> None:
     made = spec(model__lora=LoraSpec(rank=2), weight_decay=0.1, learning_rate=0.01)
     group, local = on_ray(made), LocalGroup(made)
     before = group.token_logprobs(experience)
@@ -216,7 +219,9 @@ def test_saving_and_weights(on_ray: Opener, spec: Maker, experience: Experience,
 # -- errors ---------------------------------------------------------------------------------------------------------------
 
 
-def test_errors_are_those_of_the_local_group(ray_policy: Any, on_ray: Opener, spec: Maker, prompts: Any, pairs: Pairs) -> None:
+def test_errors_are_those_of_the_local_group(
+    ray_policy: Any, on_ray: Opener, spec: Maker, prompts: Any, pairs: Pairs
+) -> None:
     with pytest.raises(ContextError, match="context holds 128"):
         ray_policy.generate(prompts, Sampling(maximum_tokens=127))
     with pytest.raises(ValueError, match="do not fit policy"):
@@ -279,7 +284,9 @@ def run_stage(stage: Any, directory: Path, runtime: RuntimeSpec) -> tuple[list[d
     rows = read_json_lines(directory / "metrics.jsonl")
     clock = ("time", "tokens_per_second")
     logged = [{k: v for k, v in row.items() if k not in clock and not k.startswith("seconds/")} for row in rows]
-    return logged, load_model(GroupSpec(role="policy", model={"path": str(directory / "stages" / "one" / "model")}).model)
+    return logged, load_model(
+        GroupSpec(role="policy", model={"path": str(directory / "stages" / "one" / "model")}).model
+    )
 
 
 def assert_same_run(stage: Callable[[], Any], directory: Path) -> None:
@@ -327,7 +334,9 @@ def test_dpo(ray_policy: Any, model_path: Path, tmp_path: Path) -> None:
 
     def stage() -> Preference:
         optimiser = OptimiserSpec(learning_rate=3e-4)
-        return Preference(model=str(model_path), data=pairs, validation=pairs, steps=3, batch_size=4, optimiser=optimiser)
+        return Preference(
+            model=str(model_path), data=pairs, validation=pairs, steps=3, batch_size=4, optimiser=optimiser
+        )
 
     assert_same_run(stage, tmp_path)
 
@@ -343,6 +352,6 @@ def test_the_death_of_a_worker(ray_policy: Any, on_ray: Opener, spec: Maker, seq
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"worker 1 of the critic group died during step .*fairlead run --resume"):
         critic.update(sequences, NegativeLogLikelihood())
-    with pytest.raises(RuntimeError, match="worker . of the policy group died during weights"):
+    with pytest.raises(RuntimeError, match=r"worker \d of the policy group died during weights"):
         ray_policy.weights()  # it lived in the same processes
     critic.close()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tiny_batches import experience
-
 from fairlead.selection import DropFlatGroups, DropTruncated
+from tiny_batches import experience
 
 ROWS = [[-1.0]] * 6
 

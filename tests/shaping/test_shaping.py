@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_batches import experience
 
 from fairlead.shaping import Clip, MissingEnd, Normalise
+from tiny_batches import experience
 
 
 def scored(*score: float, **others: object) -> object:

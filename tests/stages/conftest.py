@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_models import save_tiny_model
-from tiny_runs import CHATS, PAIRS, PROMPTS, write_records
 
 from fairlead.worlds.token_world import TokenWorld
+from tiny_models import save_tiny_model
+from tiny_runs import CHATS, PAIRS, PROMPTS, write_records
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_models import save_tiny_model
-from tiny_runs import run_stages, write_records
 from transformers import AutoTokenizer
 
 from fairlead.runs import read_json_lines
+from tiny_models import save_tiny_model
+from tiny_runs import run_stages, write_records
 
 
 def test_evaluate(shelf: Path, tmp_path: Path) -> None:

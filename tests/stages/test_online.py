@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_runs import exported, logged, run_stages, tiny_recipe, write_records
 
 from fairlead.runs import read_json_lines
 from fairlead.runtime import LocalGroup
+from tiny_runs import exported, logged, run_stages, tiny_recipe, write_records
 
 
 def online(shelf: Path, **fields: Any) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import PAIRS, exported, logged, run_stages, write_records
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from fairlead.runtime import LocalGroup
+from tiny_runs import PAIRS, exported, logged, run_stages, write_records
 
 
 def stage(shelf: Path, **fields: Any) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import assert_same_run, exported, logged, run_stages, tiny_recipe
 
 from fairlead.recipes import dump_recipe
 from fairlead.recipes.execute import resume
 from fairlead.runs import Interrupted, RunError, StageRun
+from tiny_runs import assert_same_run, exported, logged, run_stages, tiny_recipe
 
 STAGES = ["sft", "reward", "preference", "online", "grpo"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import exported, logged, run_stages, write_records
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fairlead.runs import RunError
+from tiny_runs import exported, logged, run_stages, write_records
 
 
 def sft(shelf: Path, **fields: Any) -> dict[str, Any]:

@@ -124,9 +124,14 @@ def test_samples_have_the_exact_frequencies(lab: Laboratory, policy: ModelGroup,
     assert chdtrc(freedom, statistic) > 1e-3
 
 
-def test_sampled_kl_agrees_with_the_exact_kl(lab: Laboratory, policy: ModelGroup, tmp_path: Path) -> None:
-    """k1 and k3, summed over tokens as the regulariser logs them, are unbiased for the KL of whole responses."""
-    other = lab.open(TokenWorld(4, 3, 3, seed=7).save_model(tmp_path / "other", spread=0.2))
+def test_sampled_kl_agrees_with_the_exact_kl(tmp_path: Path) -> None:
+    """k1 and k3, summed over tokens as the regulariser logs them, are unbiased for the KL of whole responses.
+
+    The two policies are near each other: k3 of far ones has so heavy a tail that a sample's own spread says little.
+    """
+    lab = Laboratory(TokenWorld(4, 3, 3), tmp_path, spread=0.1)
+    policy = lab.open(lab.reference)
+    other = lab.open(TokenWorld(4, 3, 3, seed=7).save_model(tmp_path / "other", spread=0.1))
     exact = float(lab.world.divergence(lab.log_reference, lab.world.log_distribution(other)).mean())
     experience = Experience.from_samples(SampleRollout(n=1, sampling=_SAMPLINGS[0])(policy, prompts(lab.world, 1000)))
     experience = experience.replace(
@@ -134,10 +139,12 @@ def test_sampled_kl_agrees_with_the_exact_kl(lab: Laboratory, policy: ModelGroup
     )
     metrics = KL(coefficient=0.1).observe(experience)
     for estimator in ("k1", "k3"):
-        rows = functional.kl_estimate(experience.logprobs, experience.reference_logprobs, estimator).sum(1)
-        error = float(rows.std()) / math.sqrt(len(rows))
+        estimates = functional.kl_estimate(experience.logprobs, experience.reference_logprobs, estimator)
+        # The same number of samples of each prompt: only the spread within a prompt is noise.
+        rows = functional.masked_sum(estimates, experience.mask, dim=1).reshape(3, -1)
+        error = math.sqrt(float(rows.var(1).mean()) / rows.numel())
         assert error < 0.2 * exact
-        assert abs(metrics[f"kl/{estimator}"] - exact) < 3.5 * error
+        assert abs(metrics[f"kl/{estimator}"] - exact) < 3 * error, (estimator, error, exact)
 
 
 def test_the_optimum_cannot_be_bettered(lab: Laboratory) -> None:
@@ -190,7 +197,9 @@ def test_pairs_follow_their_law(lab: Laboratory) -> None:
     rows = [json.loads(line) for line in lab.pairs(4000, 0).read_text().splitlines()]
     world = lab.world
     assert all(row["chosen"] and row["rejected"] and row["chosen"] != row["rejected"] for row in rows)
-    right = sum(world.reward(r["prompt"], r["chosen"]) > world.reward(r["prompt"], r["rejected"]) for r in rows) / len(rows)
+    right = sum(world.reward(r["prompt"], r["chosen"]) > world.reward(r["prompt"], r["rejected"]) for r in rows) / len(
+        rows
+    )
     best = world.best_accuracy(lab.log_reference)
     assert abs(right - best) < 3.5 * math.sqrt(best * (1 - best) / len(rows))
     often, _ = world.pair_probabilities(lab.log_reference)

@@ -16,6 +16,8 @@ __all__ = ["Credit", "counted_tokens"]
 class Credit(Part, slot="credit"):
     """How the reward of a response becomes an advantage of each token."""
 
+    default_part: ClassVar[str] = "gae"
+
     needs_values: ClassVar[bool] = False
     """Whether the part reads `experience.values`, so that the stage opens a critic."""
     minimum_samples: ClassVar[int] = 1

@@ -90,7 +90,7 @@ def to_conversations(
 def to_pairs(tables: Tables) -> tuple[list[PairRecord], FilterReport]:
     """Preference pairs.
 
-    Ranked feedback gives a pair for every two responses of which a strict majority of the opinions prefers one;
+    Ranked feedback gives a pair for every two responses of which more annotators prefer one than the other;
     `margin` is then (agreeing - disagreeing) / annotators who judged both, and the columns gain `chosen_id`,
     `rejected_id` and
     `votes` (annotator → 1, 0 or -1).

@@ -39,7 +39,7 @@ Row = tuple[dict[str, Any], Origin]
 class DataSource(BaseModel):
     """Where records come from and what is done to them; in a recipe a bare string is the path.
 
-    Order: read, `where`, `rename`, `template`, `transform`, `limit`.
+    Order: read, `where`, `rename`, `template`, `transform`, `limit`, `gather`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +64,10 @@ class DataSource(BaseModel):
         None,
         description="`module:function`, maps a record to a record, a list of them, or None to drop it",
     )
+    gather: str | None = Field(
+        None,
+        description="`module:function`, a function of the list of all records that returns a list of records (to pair them up, say)",
+    )
     weight: float = Field(1.0, gt=0, description="how often each record is drawn, relative to those of other sources")
 
     @model_validator(mode="before")
@@ -78,7 +82,7 @@ class DataSource(BaseModel):
     def _path_text(cls, value: Any) -> Any:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
-    @field_validator("transform")
+    @field_validator("transform", "gather")
     @classmethod
     def _importable(cls, path: str | None) -> str | None:
         if path is not None:
@@ -116,9 +120,25 @@ def read(source: DataSource | str, root: str | os.PathLike[str] | None = None) -
         if source.limit is not None and len(table.records) == source.limit:
             break
     filters.check_fields()
+    if source.gather is not None:
+        _gather(table, source.gather)
     table.report.kept = len(table.records)
     table.report.sizes, table.report.weights = [len(table.records)], [source.weight]
     return table
+
+
+def _gather(table: Table, path: str) -> None:
+    """Let a function make new records of all; from then on an origin is the first file and the number of the new record."""
+    try:
+        gathered = import_function(path)(table.records)
+    except Exception as error:
+        raise DataError(f"gather {path} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(gathered, list) or not all(isinstance(record, dict) for record in gathered):
+        raise DataError(f"gather {path} must return a list of records (dicts), it returned {type(gathered).__name__}")
+    if not gathered:
+        raise DataError(f"gather {path} returned no record")
+    table.origins = [Origin(table.origins[0].file, number) for number in range(1, len(gathered) + 1)]
+    table.records = gathered
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -95,7 +95,9 @@ class Laboratory:
         execute(recipe, directory, quiet=True)
         return Outcome(self, directory, identifier)
 
-    def online(self, steps: int, batch_size: int = 48, n: int = 4, rate: float = 3e-3, **changes: Any) -> dict[str, Any]:
+    def online(
+        self, steps: int, batch_size: int = 48, n: int = 4, rate: float = 3e-3, **changes: Any
+    ) -> dict[str, Any]:
         """An online stage in this world: `batch_size` prompts a rollout, `n` samples each."""
         return {
             "part": "online",
@@ -108,7 +110,9 @@ class Laboratory:
             **changes,
         }
 
-    def from_pairs(self, part: str, pairs: Path, batch_size: int = 128, rate: float = 3e-3, **changes: Any) -> dict[str, Any]:
+    def from_pairs(
+        self, part: str, pairs: Path, batch_size: int = 128, rate: float = 3e-3, **changes: Any
+    ) -> dict[str, Any]:
         """A stage that learns from pairs, once through them; responses keep the length limit of the world."""
         return {
             "part": part,

@@ -23,7 +23,7 @@ import transformers
 
 import fairlead
 from fairlead.evidence.base import EvidenceError, Experiment, Measurement
-from fairlead.parts import get_part, nearest, part_info, parts_in_slot
+from fairlead.parts import nearest, part_info, parts_in_slot
 from fairlead.runs import RunError, read_json, write_json
 
 __all__ = ["experiments", "render_table", "run_evidence"]
@@ -66,7 +66,7 @@ def _page(method: str, experiment: Experiment, seeds: list[int], measurements: l
     return {
         "method": method,
         "claim": experiment.claim,
-        "source": _source(method),
+        "source": part_info(type(experiment)).source,
         "experiment": experiment.experiment,
         "baseline": experiment.baseline,
         "rules": [
@@ -81,17 +81,6 @@ def _page(method: str, experiment: Experiment, seeds: list[int], measurements: l
             "baseline": _spread([m.baseline for m in measurements]),
         },
     }
-
-
-def _source(method: str) -> str:
-    """The paper, as the method's own part names it."""
-    for name in (method, "gae" if method == "ppo" else method):
-        for slot in ("credit", "preference-objective", "reward-objective"):
-            try:
-                return part_info(get_part(name, slot)).source
-            except LookupError:
-                continue
-    return ""
 
 
 def _spread(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
@@ -188,7 +177,11 @@ def _rows(page: dict[str, Any]) -> list[str]:
                     rule["figure"],
                     _cell(page["figures"]["method"].get(rule["figure"])),
                     _cell(page["figures"]["baseline"].get(rule["figure"])),
-                    f"**{page['verdict']}** ({held})" if first and len(page["rules"]) > 1 else f"**{page['verdict']}**" if first else held,
+                    f"**{page['verdict']}** ({held})"
+                    if first and len(page["rules"]) > 1
+                    else f"**{page['verdict']}**"
+                    if first
+                    else held,
                     str(len(page["seeds"])) if first else "",
                     f"{page['seconds']:.0f}" if first else "",
                 )

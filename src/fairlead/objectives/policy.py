@@ -23,6 +23,8 @@ Aggregation = Literal["token-mean", "sequence-mean-token-mean", "sequence-mean-t
 class PolicyObjective(Objective, slot="objective"):
     """A per-token policy loss, aggregated over the batch, with entropy bonus and KL term."""
 
+    default_part: ClassVar[str] = "ppo-clip"
+
     needs: ClassVar[tuple[str, ...]] = ("logprobs", "entropy")
 
     aggregation: Aggregation = Field("token-mean", description="how per-token losses become one number")
@@ -60,6 +62,7 @@ class PolicyObjective(Objective, slot="objective"):
         """[B, T] loss, and [B, T] metrics to be averaged over tokens."""
 
     def __call__(self, outputs: Outputs, batch: Experience) -> Loss:
+        assert batch.extras is not None, "prepare the minibatch first"
         logprobs, entropy, weight = outputs.logprobs, outputs.entropy, batch.loss_weight
         per_token, metrics = self.token_loss(logprobs, batch)
         total = per_token - self.entropy_coefficient * entropy

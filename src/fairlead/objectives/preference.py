@@ -25,6 +25,8 @@ class _PairObjective(Objective):
 class PreferenceObjective(_PairObjective, slot="preference-objective"):
     """What a policy learns from pairs, beside a fixed reference."""
 
+    default_part: ClassVar[str] = "dpo"
+
     needs: ClassVar[tuple[str, ...]] = ("logprobs",)
 
     @property
@@ -77,6 +79,8 @@ class DPO(PreferenceObjective, name="dpo"):
 
 class RewardObjective(_PairObjective, slot="reward-objective"):
     """What a reward model learns from pairs."""
+
+    default_part: ClassVar[str] = "bradley-terry"
 
     needs: ClassVar[tuple[str, ...]] = ("scores",)
 

@@ -17,6 +17,8 @@ __all__ = ["NegativeLogLikelihood", "SupervisedObjective"]
 class SupervisedObjective(Objective, slot="supervised-objective"):
     """A loss on demonstrated tokens."""
 
+    default_part: ClassVar[str] = "nll"
+
 
 class NegativeLogLikelihood(SupervisedObjective, name="nll"):
     """Cross-entropy of the demonstrated tokens.

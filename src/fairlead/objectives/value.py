@@ -18,6 +18,8 @@ __all__ = ["ValueClip", "ValueObjective"]
 class ValueObjective(Objective, slot="value-objective"):
     """What the critic learns from returns."""
 
+    default_part: ClassVar[str] = "value-clip"
+
     needs: ClassVar[tuple[str, ...]] = ("values",)
 
     def prepare(self, batch: Experience) -> Experience:

@@ -50,7 +50,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(name, describe_problems(error, Recipe)) from None
+        raise RecipeError(name, describe_problems(error, Recipe, tree)) from None
 
 
 def read_recipe_file(name: str) -> dict[str, Any]:

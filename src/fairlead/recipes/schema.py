@@ -6,10 +6,12 @@ Does not know: what the stages do; each is a part that validates itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fairlead.parts import nearest
 from fairlead.runtime import RuntimeSpec
 from fairlead.stages import Stage
 
@@ -66,3 +68,23 @@ class Recipe(BaseModel):
             if not identifier.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"stage identifier {identifier!r} must be made of letters, digits, - and _")
         return self
+
+    @model_validator(mode="after")
+    def _stages_that_are_named(self) -> Recipe:
+        """`stage:ID` must name an earlier stage; better said now than after an hour."""
+        earlier: list[str] = []
+        for identifier, stage in self.stages.items():
+            for path, name in _stage_references(stage.model_dump(), f"stages.{identifier}"):
+                if name not in earlier:
+                    raise ValueError(f"{path}: 'stage:{name}' names no earlier stage; {nearest(name, earlier)}")
+            earlier.append(identifier)
+        return self
+
+
+def _stage_references(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Path and identifier of every `stage:ID` in a tree."""
+    if isinstance(value, str) and value.startswith("stage:"):
+        yield path, value.removeprefix("stage:")
+    elif isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _stage_references(child, f"{path}.{key}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,6 +15,8 @@ __all__ = ["Regulariser"]
 
 class Regulariser(Part, slot="regulariser"):
     """Keeps the policy near a reference, by a penalty in the reward or in the loss."""
+
+    default_part: ClassVar[str] = "kl"
 
     @property
     @abstractmethod

@@ -38,8 +38,10 @@ class KL(Regulariser, name="kl"):
     place: Literal["reward", "loss"] = Field(
         "reward", description="subtract from the token rewards, or add to the loss"
     )
-    estimator: Literal["k1", "k2", "k3", "abs", "k3-ratio"] = Field(
-        "k1", description="k1 for the reward, k2 or k3 for the loss"
+    estimator: Literal["k1", "k2", "k3", "abs", "k3-ratio"] | None = Field(
+        None,
+        description="null: k1 in the reward, k3-ratio in the loss, which have the gradient of the KL itself; "
+        "GRPO's k3 in the loss has that of the reverse KL, and k1 in the loss none at all",
     )
     adaptive: AdaptiveTarget | None = Field(None, description="move the coefficient so that the KL approaches a target")
 
@@ -65,7 +67,7 @@ class KL(Regulariser, name="kl"):
     def penalty(self, experience: Experience) -> Tensor:
         if self.place == "loss" or experience.reference_logprobs is None:
             return torch.zeros_like(experience.logprobs)
-        estimate = functional.kl_estimate(experience.logprobs, experience.reference_logprobs, self.estimator)
+        estimate = functional.kl_estimate(experience.logprobs, experience.reference_logprobs, self.estimator or "k1")
         return torch.where(experience.mask, self.current * estimate, 0.0)
 
     @property
@@ -74,7 +76,7 @@ class KL(Regulariser, name="kl"):
 
     @property
     def loss_estimator(self) -> str:
-        return self.estimator
+        return self.estimator or "k3-ratio"
 
     def observe(self, experience: Experience) -> dict[str, float]:
         if experience.reference_logprobs is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from fairlead.batch import Prompts, Samples
 from fairlead.parts import Part
@@ -13,6 +14,8 @@ __all__ = ["Rollout"]
 
 class Rollout(Part, slot="rollout"):
     """How a policy is asked for responses."""
+
+    default_part: ClassVar[str] = "sample"
 
     @abstractmethod
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fairlead.runtime.group import GroupSpec, ModelGroup
+from fairlead.runtime.group import GroupSpec, ModelGroup, Precision
 from fairlead.runtime.local import LocalGroup
 
 __all__ = ["RuntimeSpec", "open_group"]
@@ -22,9 +22,15 @@ class RuntimeSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     backend: Literal["local", "ray"] = Field("local", description="this process, or data-parallel Ray workers")
-    workers: int = Field(1, ge=1, description="replicas of each model on the Ray back end")
+    workers: int = Field(1, ge=1, description="replicas of each model on the Ray back end; the local one has one")
+    precision: Precision = Field(
+        "float32",
+        description="arithmetic of matrix products (bfloat16: autocast); weights are kept in each model's `dtype`",
+    )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of torch in each process; null leaves torch's choice"
+        None,
+        ge=1,
+        description="CPU threads of torch in each process; null: torch's choice, on Ray an equal share of the cores",
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,7 +26,7 @@ from fairlead.models import ModelKind, ModelSpec, load_tokenizer
 from fairlead.runtime.forward import Outputs
 from fairlead.runtime.optimiser import OptimiserSpec
 
-__all__ = ["GroupSpec", "ModelGroup", "Opener", "Trainable"]
+__all__ = ["GroupSpec", "ModelGroup", "Opener", "Precision", "Trainable"]
 
 
 @runtime_checkable
@@ -49,6 +49,9 @@ class Trainable(Protocol):
     def __call__(self, outputs: Outputs, batch: Any) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 class GroupSpec(BaseModel):
     """Everything that a back end needs to open a group, in a form that travels between processes."""
 
@@ -59,8 +62,13 @@ class GroupSpec(BaseModel):
     kind: ModelKind = Field("causal", description="a language model, or a model with a scalar head")
     labels: int = Field(1, ge=1, description="outputs of a scalar head")
     optimiser: OptimiserSpec | None = Field(None, description="null for a group that is never trained")
+    precision: Precision = Field(
+        "float32", description="arithmetic of matrix products, the same for training and reading"
+    )
     seed: int = Field(0, description="seed of dropout, counted on with every step")
-    weights_seed: int = Field(0, description="seed of new weights; one for all roles, so that a reference begins as the policy does")
+    weights_seed: int = Field(
+        0, description="seed of new weights; one for all roles, so that a reference begins as the policy does"
+    )
 
 
 class Opener(Protocol):

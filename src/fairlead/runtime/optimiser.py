@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and precision of a trained model.
+"""Optimiser and learning-rate schedule of a trained model.
 
 Knows: AdamW and how its learning rate moves.
 Does not know: losses, batches.
@@ -18,7 +18,7 @@ __all__ = ["OptimiserSpec", "build_optimiser", "schedule_factor", "set_learning_
 
 
 class OptimiserSpec(BaseModel):
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), its schedule, clipping and the precision of the arithmetic."""
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), its schedule and clipping."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,9 +41,6 @@ class OptimiserSpec(BaseModel):
         0.2, gt=0, le=1, description="share of steps that a warmup-stable-decay schedule spends on its decay"
     )
     floor: float = Field(0.0, ge=0, le=1, description="learning rate at the end as a share of the peak")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16: autocast of matrix products; weights stay in dtype"
-    )
     tokens_per_microbatch: int = Field(
         8192,
         ge=1,

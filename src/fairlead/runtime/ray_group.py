@@ -77,10 +77,14 @@ class RayGroup(ModelGroup):
             rows=row_table([{**row, "response": texts[index]} for index, row in enumerate(prompts.rows)]),
         )
 
-    def outputs(self, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, reference: bool = False) -> Outputs:
+    def outputs(
+        self, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, reference: bool = False
+    ) -> Outputs:
         shares = _not_all_empty(deal(row_lengths(batch), self._workers))
         parcel = self._put(pack(batch))
-        answers = self._call("outputs", {r: (parcel, rows, needs, temperature, reference) for r, rows in shares.items()})
+        answers = self._call(
+            "outputs", {r: (parcel, rows, needs, temperature, reference) for r, rows in shares.items()}
+        )
         found = Outputs()
         for name in needs:
             parts = {rank: answer[name] for rank, answer in answers.items()}
@@ -253,9 +257,13 @@ class _Processes:
             places = self._all("place")
             at_home = Counter(node for node, _ in places.values())
             host = places[0][1]
-            port = self.collect({self.actors[0].meeting_point.remote(host, workers): 0}, "worker", "start", _START_SECONDS)[0]
+            port = self.collect(
+                {self.actors[0].meeting_point.remote(host, workers): 0}, "worker", "start", _START_SECONDS
+            )[0]
             joined = {
-                actor.join.remote(rank, workers, host, port, threads or max(1, _cores() // at_home[places[rank][0]])): rank
+                actor.join.remote(
+                    rank, workers, host, port, threads or max(1, _cores() // at_home[places[rank][0]])
+                ): rank
                 for rank, actor in enumerate(self.actors)
             }
             self.collect(joined, "worker", "start", _START_SECONDS)
@@ -307,6 +315,11 @@ class _Processes:
                 deadline = min(deadline or float("inf"), time.monotonic() + _GRACE_SECONDS)
             except ray.exceptions.RayError as error:
                 self.end()  # the other ranks may wait for this one for ever
+                if verb == "start":
+                    raise RuntimeError(
+                        f"worker {rank} died while it started ({_reason(error)}). Every machine of the cluster needs Fairlead "
+                        "and what it depends on, in the same versions"
+                    ) from error
                 raise RuntimeError(
                     f"worker {rank} of the {role} group died during {verb} ({_reason(error)}). Often memory ran out: lower "
                     "runtime.workers or optimiser.tokens_per_microbatch; then continue from the last checkpoint with "
@@ -337,5 +350,7 @@ class _Actor(Replica):
 
 
 def _reason(error: Exception) -> str:
+    """What Ray says of a death, in one line, without its guesses at the causes."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "cause" in line.lower() or "memory" in line.lower()), lines[0] if lines else type(error).__name__)[:200]
+    told = [line for line in lines if "died" in line or "memory" in line.lower() or "cause" in line]
+    return (told or lines or [type(error).__name__])[0].partition(" Some common causes")[0][:200]

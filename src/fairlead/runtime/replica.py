@@ -85,13 +85,21 @@ class Replica:
         return pack(samples), [row["response"] for row in samples.rows]
 
     def outputs(
-        self, name: str, parcel: Parcel, rows: Sequence[int], needs: tuple[str, ...], temperature: float, reference: bool
+        self,
+        name: str,
+        parcel: Parcel,
+        rows: Sequence[int],
+        needs: tuple[str, ...],
+        temperature: float,
+        reference: bool,
     ) -> dict[str, Any]:
         """Outputs of the given rows as arrays, as wide as the whole batch."""
         found = self._models[name].outputs(unpack(parcel, rows), needs, temperature, reference)
         return {need: getattr(found, need).numpy() for need in needs}
 
-    def step(self, name: str, work: tuple[Parcel, Trainable], rows: Sequence[int]) -> tuple[dict[str, float], dict[str, float]]:
+    def step(
+        self, name: str, work: tuple[Parcel, Trainable], rows: Sequence[int]
+    ) -> tuple[dict[str, float], dict[str, float]]:
         """Gradient on the given rows, sum over all ranks, one optimiser step; metric sums, and metrics of the step.
 
         A rank that fails tells the others before it raises: they would wait for its gradient.

@@ -192,8 +192,7 @@ class ModelWorker:
         return self.spec.optimiser
 
     def _precision(self) -> Any:
-        spec = self.spec.optimiser
-        if spec is not None and spec.precision == "bfloat16":
+        if self.spec.precision == "bfloat16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 

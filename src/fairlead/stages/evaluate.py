@@ -19,7 +19,7 @@ from fairlead.rewards import Reward
 from fairlead.rollouts import Rollout, SampleRollout
 from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup
-from fairlead.stages.base import Sources, Stage
+from fairlead.stages.base import EvenSources, Stage
 
 __all__ = ["Evaluate"]
 
@@ -38,7 +38,7 @@ class Evaluate(Stage, name="evaluate"):
     models: Annotated[dict[str, ModelSpec], BeforeValidator(_models)] = Field(
         min_length=1, description="name → model; the first is what the others are compared with"
     )
-    prompts: Sources = Field(description="held-out prompts")
+    prompts: EvenSources = Field(description="held-out prompts")
     judges: dict[str, Reward] = Field(min_length=1, description="name → judge")
     rollout: Rollout = Field(default_factory=SampleRollout, description="how responses are drawn")
     maximum_prompts: int | None = Field(None, ge=1, description="use only the first so many prompts")
@@ -60,7 +60,7 @@ class Evaluate(Stage, name="evaluate"):
             samples = self.rollout(group, prompts_batch(records, group.codec, run.seed))
             rows[name] = list(samples.rows)
             channels[name] = {judge: source(samples).tolist() for judge, source in self.judges.items()}
-            distances[name] = _distance(samples, group, first) | {
+            distances[name] = _distance(samples, group, first, self.rollout.temperature) | {
                 "truncated": float(samples.truncated.float().mean()),
                 "tokens": float(samples.mask.sum(1).float().mean()),
             }
@@ -72,11 +72,11 @@ class Evaluate(Stage, name="evaluate"):
         return run.finish({"prompts": len(records), "models": list(groups), "distances": distances, **result})
 
 
-def _distance(samples: Samples, policy: ModelGroup, reference: ModelGroup) -> dict[str, float]:
-    """KL of a whole response from the first model, nats; both at temperature 1."""
+def _distance(samples: Samples, policy: ModelGroup, reference: ModelGroup, temperature: float) -> dict[str, float]:
+    """KL of a whole response from the first model, nats; both at the temperature of sampling."""
     experience = Experience.from_samples(samples)
-    own = policy.token_logprobs(experience)
-    other = own if policy is reference else reference.token_logprobs(experience)
+    own = policy.token_logprobs(experience, temperature)
+    other = own if policy is reference else reference.token_logprobs(experience, temperature)
     return {
         f"kl_{estimator}": float(
             functional.masked_sum(functional.kl_estimate(own, other, estimator), experience.mask, dim=1).mean()

@@ -28,7 +28,7 @@ from fairlead.stages.base import Model, Sources, Stage
 
 __all__ = ["Online"]
 
-_HEADLINE = ("score", "kl/k1", "entropy", "length", "policy/clip_fraction", "tokens_per_second")
+_HEADLINE = ("score", "kl/k1", "policy/entropy", "length", "policy/clip_fraction", "tokens_per_second")
 
 
 class Online(Stage, name="online"):
@@ -72,28 +72,41 @@ class Online(Stage, name="online"):
     )
 
     @model_validator(mode="after")
-    def _enough_samples(self) -> Online:
+    def _fits_together(self) -> Online:
         samples = getattr(self.rollout, "n", self.credit.minimum_samples)
         if samples < self.credit.minimum_samples:
             raise ValueError(
                 f"credit {self.credit.part_name} compares at least {self.credit.minimum_samples} samples of a prompt: "
                 f"set rollout.n to that or more (it is {samples})"
             )
+        if not any(reward.weight for reward in self.rewards.values()):
+            raise ValueError(
+                "every reward has weight 0, so there is nothing to learn from; judges belong in `monitors`"
+            )
+        if self.critic_warmup and not self.credit.needs_values:
+            raise ValueError(f"credit {self.credit.part_name} has no critic to warm up: leave critic_warmup at 0")
+        if self.critic_warmup >= self.steps:
+            raise ValueError(f"critic_warmup ({self.critic_warmup}) leaves no step of {self.steps} for the policy")
         return self
 
     def run(self, run: StageRun) -> dict[str, Any]:
-        updates = self.steps * self.epochs * self.minibatches
-        policy = run.open("policy", self.model, optimiser=self.optimiser, total_steps=updates)
-        critic = self._open_critic(run, updates)
+        updates = self.epochs * self.minibatches
+        policy = run.open(
+            "policy", self.model, optimiser=self.optimiser, total_steps=(self.steps - self.critic_warmup) * updates
+        )
+        critic = self._open_critic(run, self.steps * updates)
         reference = self._open_reference(run)
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
             source.open(run, name)
         records, report = to_prompts([run.read(source) for source in self.prompts])
+        if self.maximum_prompt is not None:
+            cut = sum(len(policy.codec.encode_prompt(record.prompt)) > self.maximum_prompt for record in records)
+            if cut:
+                report.change(f"prompt cut to its last {self.maximum_prompt} tokens", count=cut)
         run.count(report)
         sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
         run.keep("prompts", sampler)
-        for name, part in self._stateful().items():
-            run.keep(name, part)
+        self.keep_parts(run)
         temperature = self.rollout.temperature
         objective = self.objective.at_temperature(temperature)
 
@@ -194,12 +207,6 @@ class Online(Stage, name="online"):
         if not self.regulariser.needs_reference or (self.reference is None and self.model.lora is not None):
             return None
         return run.open("reference", self.reference or self.model)
-
-    def _stateful(self) -> dict[str, Any]:
-        parts = {"regulariser": self.regulariser, "credit": self.credit}
-        parts |= {f"shaping{index}": part for index, part in enumerate(self.shaping)}
-        parts |= {f"selection{index}": part for index, part in enumerate(self.selection)}
-        return parts
 
 
 def _describe(experience: Experience) -> dict[str, float]:

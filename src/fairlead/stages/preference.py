@@ -16,7 +16,7 @@ from fairlead.data import FilterReport, PairRecord, SeededSampler, pairs_batch, 
 from fairlead.objectives import DPO, PreferenceObjective
 from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
-from fairlead.stages.base import Model, Sources, Stage
+from fairlead.stages.base import EvenSources, Model, Sources, Stage
 
 __all__ = ["Preference"]
 
@@ -30,7 +30,7 @@ class Preference(Stage, name="preference"):
     model: Model = Field(description="the policy to begin with")
     reference: Model | None = Field(None, description="the reference model; null: the policy as it begins")
     data: Sources = Field(description="preference pairs, or ranked responses")
-    validation: Sources = Field(default_factory=list, description="held-out pairs")
+    validation: EvenSources = Field(default_factory=list, description="held-out pairs")
     objective: PreferenceObjective = Field(default_factory=DPO, description="the loss")
     optimiser: OptimiserSpec = Field(
         default_factory=lambda: OptimiserSpec(learning_rate=1e-5), description="how the policy is trained"
@@ -54,6 +54,7 @@ class Preference(Stage, name="preference"):
         reference = self._open_reference(run)
         sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
         run.keep("pairs", sampler)
+        self.keep_parts(run)
         held_out = self._held_out(run, policy, reference)
         fitted = FilterReport()
 

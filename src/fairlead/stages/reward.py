@@ -17,7 +17,7 @@ from fairlead.evaluation import bag_of_words_accuracy, judge_pairs
 from fairlead.objectives import BradleyTerry, RewardObjective
 from fairlead.runs import StageRun
 from fairlead.runtime import OptimiserSpec
-from fairlead.stages.base import Model, Sources, Stage
+from fairlead.stages.base import EvenSources, Model, Sources, Stage
 
 __all__ = ["RewardModel"]
 
@@ -30,7 +30,7 @@ class RewardModel(Stage, name="reward"):
 
     model: Model = Field(description="the model whose backbone is used")
     data: Sources = Field(description="preference pairs, or ranked responses")
-    validation: Sources = Field(default_factory=list, description="held-out pairs")
+    validation: EvenSources = Field(default_factory=list, description="held-out pairs")
     objective: RewardObjective = Field(default_factory=BradleyTerry, description="the loss")
     optimiser: OptimiserSpec = Field(
         default_factory=lambda: OptimiserSpec(learning_rate=5e-5), description="how the model is trained"
@@ -53,6 +53,7 @@ class RewardModel(Stage, name="reward"):
         model = run.open("reward", self.model, "scalar", self.optimiser, steps)
         sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
         run.keep("pairs", sampler)
+        self.keep_parts(run)
         held_out = self._held_out(run, model.codec)
         fitted = FilterReport()
 

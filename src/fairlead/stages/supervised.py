@@ -16,7 +16,7 @@ from fairlead.data import FilterReport, SeededSampler, TextCodec, pack, sequence
 from fairlead.objectives import NegativeLogLikelihood, SupervisedObjective
 from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
-from fairlead.stages.base import Model, Sources, Stage
+from fairlead.stages.base import EvenSources, Model, Sources, Stage
 
 __all__ = ["Supervised"]
 
@@ -29,8 +29,8 @@ class Supervised(Stage, name="sft"):
     """
 
     model: Model = Field(description="the model to begin with")
-    data: Sources = Field(description="conversations, prompts with responses, or texts")
-    validation: Sources = Field(default_factory=list, description="held-out data for the validation loss")
+    data: EvenSources = Field(description="conversations, prompts with responses, or texts")
+    validation: EvenSources = Field(default_factory=list, description="held-out data for the validation loss")
     learn: Literal["assistant", "last", "all"] = Field(
         "assistant", description="tokens that count: every assistant turn, the last one, or everything"
     )
@@ -61,6 +61,7 @@ class Supervised(Stage, name="sft"):
         model = run.open("policy", self.model, optimiser=self.optimiser, total_steps=steps)
         sampler = SeededSampler(len(rows), self.batch_size, run.seed)
         run.keep("rows", sampler)
+        self.keep_parts(run)
         validation: dict[str, float] = {}
 
         for step in run.steps(steps, self.save_every, self.retain):

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from fairlead.data import to_conversations
 from fairlead.runs import StageRun
 from fairlead.runs.files import atomic_folder
-from fairlead.stages.base import Sources, Stage
+from fairlead.stages.base import EvenSources, Stage
 
 __all__ = ["CHAT_TEMPLATE", "LearnTokenizer"]
 
@@ -33,7 +33,7 @@ class LearnTokenizer(Stage, name="tokenizer"):
     Source: Sennrich et al. 2016 (arXiv 1508.07909); byte-level as in Radford et al. 2019 (GPT-2).
     """
 
-    data: Sources = Field(description="texts and conversations to learn from")
+    data: EvenSources = Field(description="texts and conversations to learn from")
     vocabulary: int = Field(4096, ge=300, description="entries, the 256 bytes and the markers included")
 
     def run(self, run: StageRun) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from fairlead.batch import Samples, left_pad, right_pad, row_table
 from fairlead.generation import Sampling, filtered_logits
@@ -34,6 +34,7 @@ _SYMBOLS = "abcdefghijkl"
 _END = 0
 _LONGEST = 6
 _MOST_ROUNDS = 10_000
+_COLLAPSED = 1e-9  # share of the reward's spread below which a policy counts as one response
 
 
 class TokenWorld:
@@ -81,18 +82,21 @@ class TokenWorld:
         return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<end>", eos_token="<end>")
 
     def save_model(self, directory: Path, hidden: int = 32, layers: int = 2, spread: float = 0.12) -> Path:
-        """Write the reference policy, a tiny random Llama, and return its directory.
+        """Write the reference policy, a tiny random GPT-2, and return its directory.
+
+        It has learned positions on purpose: with rotary ones and no beginning-of-text token, attention over equal tokens
+        (`a`, `a a`, `a a a`) gives equal outputs, so that such a model cannot answer differently after them and π* would be
+        out of its reach.
 
         `spread` is the standard deviation of its weights: larger ones make its answers more certain.
         """
-        config = LlamaConfig(
+        config = GPT2Config(
             vocab_size=1 + len(self.symbols),
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=32,
+            n_embd=hidden,
+            n_inner=2 * hidden,
+            n_layer=layers,
+            n_head=2,
+            n_positions=16,
             tie_word_embeddings=False,
             pad_token_id=_END,
             eos_token_id=_END,
@@ -101,7 +105,7 @@ class TokenWorld:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            LlamaForCausalLM(config).save_pretrained(directory)
+            GPT2LMHeadModel(config).save_pretrained(directory)
         self.tokenizer().save_pretrained(directory)
         return directory
 
@@ -271,20 +275,29 @@ class TokenWorld:
         """[X, Y] float64: where the division by the group's standard deviation leads when the KL stands in the loss.
 
         The reward's gradient of prompt x is divided by the spread σ_x of the rewards of the policy's own answers, and the
-        KL's is not, so the weight of the KL is in truth β·σ_x: prompts with alike rewards are pulled less to the reference. σ_x
-        is that of the policy itself, so this is a fixed point. For groups of many samples; small groups estimate 1/σ_x with
-        an upward bias, so that they lie nearer to the rewards.
+        KL's is not, so the weight of the KL is in truth β·σ_x: prompts with alike rewards are pulled less to the reference.
+        σ_x is that of the policy itself, so this is a fixed point, found here from the spread of all rewards on. It feeds on
+        itself: a surer policy has a smaller σ_x, hence a smaller weight, hence is surer. For small β there is no other
+        fixed point than the one answer of greatest reward; what stops a real run short of it is that most of its groups are
+        then flat and have no advantage at all. For groups of many samples; small ones estimate 1/σ_x with a bias.
 
-        `solve`: the optimum for weights [X, 1].
+        With the KL in the *reward* the division does no such harm: at π* every return r − β log(π / π_ref) is the same,
+        so every advantage is zero whatever divides it, and π* is the fixed point (which noise is then divided at, too).
+
+        `solve`: the optimum for weights [X, 1]. Raises ArithmeticError where only the collapsed fixed point is left.
         """
-        deviation = torch.ones(len(self.prompts), 1, dtype=torch.float64)
+        deviation = self.rewards.std(1, keepdim=True)
         for _ in range(_MOST_ROUNDS):
             policy = solve(beta * deviation)
             now = self.reward_deviation(policy)
             if torch.allclose(now, deviation, rtol=1e-9, atol=0.0):
                 return policy
+            if not bool((now > _COLLAPSED * self.reward_scale).all()):
+                break
             deviation = (deviation * now).sqrt()  # halfway, so that it cannot swing
-        raise ArithmeticError("the spread of the rewards does not settle")
+        raise ArithmeticError(
+            f"with beta {beta:g} the policy collapses onto one response of a prompt; use a larger one"
+        )
 
     def reward_deviation(self, log_policy: Tensor) -> Tensor:
         """[X, 1]: standard deviation of the reward of the policy's responses."""

@@ -19,7 +19,7 @@ from fairlead.worlds import TokenWorld
 
 __all__ = ["BradleyTerry", "judge_exactly"]
 
-_PAIRS = 16_000
+_PAIRS = 20_000
 _HELD_OUT = 4_000
 
 
@@ -29,15 +29,19 @@ class BradleyTerry(Experiment, name="bradley-terry"):
     Source: Bradley and Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155), eq. 1.
     """
 
-    claim: ClassVar[str] = "Maximum likelihood on pairs recovers the reward up to a constant: calibrated, and as accurate as can be"
+    claim: ClassVar[str] = (
+        "Maximum likelihood on pairs recovers the reward up to a constant: calibrated, and as accurate as can be"
+    )
     experiment: ClassVar[str] = (
-        "Token world of 85 responses to 3 prompts (another for every seed), rewards of standard deviation 2. "
-        f"{_PAIRS:,} pairs drawn from the reference and judged by Bradley–Terry, one pass in batches of 128, AdamW at 3e-3 falling "
+        "Token world of 40 responses to 3 prompts (another for every seed), rewards of standard deviation 2. "
+        f"{_PAIRS:,} pairs drawn from the reference and judged by Bradley–Terry, three passes in batches of 128, AdamW at 1e-2 falling "
         "linearly. excess_error is 1 − accuracy minus the least possible error; for the model it is exact over all pairs. "
         "calibration_error bins the predicted preference probabilities (10 bins) and compares them with the true ones; "
         "decorrelation is 1 − the smallest Pearson correlation of learned and true rewards of a prompt's responses."
     )
-    baseline: ClassVar[str] = f"logistic regression on bags of words, same pairs (measured on {_HELD_OUT:,} held-out pairs)"
+    baseline: ClassVar[str] = (
+        f"logistic regression on bags of words, same pairs (measured on {_HELD_OUT:,} held-out pairs)"
+    )
     rules: ClassVar[tuple[Rule, ...]] = (
         Better("excess_error", 0.5),
         AtMost("excess_error", 0.02),
@@ -45,10 +49,19 @@ class BradleyTerry(Experiment, name="bradley-terry"):
         AtMost("decorrelation", 0.05),
     )
 
+    remarks: ClassVar[str] = (
+        "Accuracy and calibration hold with room to spare; the correlation, which counts every response alike, does not. The "
+        "reference gives some responses once in 2,000 answers, so that hardly a pair shows them and their scores are a guess. "
+        "Weighted by how often a response occurs, seed 0 correlates at 0.956 to 0.973 for its prompts, and with a nearly uniform "
+        "reference (weights of spread 0.05 in place of 0.12) at 0.958 to 0.974 unweighted."
+    )
+
     def measure(self, seed: int, folder: Path) -> Measurement:
-        lab = Laboratory(TokenWorld(symbols=4, maximum_tokens=3, prompts=3, reward_scale=2.0, seed=seed), folder)
-        stage = lab.from_pairs("reward", lab.pairs(_PAIRS, seed), validation=str(lab.pairs(_HELD_OUT, 1_000 + seed)))
-        outcome = lab.run(stage | {"validate_every": 1_000_000}, seed)
+        lab = Laboratory(TokenWorld(symbols=3, maximum_tokens=3, prompts=3, reward_scale=2.0, seed=seed), folder)
+        stage = lab.from_pairs(
+            "reward", lab.pairs(_PAIRS, seed), rate=1e-2, validation=str(lab.pairs(_HELD_OUT, 1_000 + seed))
+        )
+        outcome = lab.run(stage | {"validate_every": 1_000_000, "epochs": 3}, seed)
         words = outcome.result["validation"]["baselines"]["bag_of_words"]
         return Measurement(
             judge_exactly(lab, outcome), {"excess_error": lab.world.best_accuracy(lab.log_reference) - float(words)}

@@ -10,14 +10,16 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
+from torch import Tensor
+
 from fairlead.evidence.base import AtMost, Better, Experiment, Measurement, Rule
-from fairlead.evidence.laboratory import Laboratory, Outcome
+from fairlead.evidence.laboratory import Laboratory
 from fairlead.worlds import TokenWorld
 
-__all__ = ["DPO"]
+__all__ = ["DPO", "distance"]
 
 _BETA = 1.0
-_PAIRS = 16_000
+_PAIRS = 20_000
 
 
 class DPO(Experiment, name="dpo"):
@@ -32,10 +34,12 @@ class DPO(Experiment, name="dpo"):
     Source: Rafailov et al. 2023 (arXiv 2305.18290), section 4 and eq. 7.
     """
 
-    claim: ClassVar[str] = "Pairs alone, without reward model and sampling, lead to the optimum of the regularised reward"
+    claim: ClassVar[str] = (
+        "Pairs alone, without reward model and sampling, lead to the optimum of the regularised reward"
+    )
     experiment: ClassVar[str] = (
-        f"Token world of 85 responses to 3 prompts (another for every seed), rewards of standard deviation 2, β = {_BETA:g}. "
-        f"{_PAIRS:,} pairs drawn from the reference and judged by Bradley–Terry, one pass in batches of 128, AdamW at 3e-3 falling "
+        f"Token world of 40 responses to 3 prompts (another for every seed), rewards of standard deviation 2, β = {_BETA:g}. "
+        f"{_PAIRS:,} pairs drawn from the reference and judged by Bradley–Terry, one pass in batches of 128, AdamW at 6e-3 falling "
         "linearly. total_variation is the distance to π* given that the response is not empty, reward_gap the exact expected "
         "reward's distance from that of π* as a share of the reference's."
     )
@@ -47,23 +51,23 @@ class DPO(Experiment, name="dpo"):
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
-        lab = Laboratory(TokenWorld(symbols=4, maximum_tokens=3, prompts=3, reward_scale=2.0, seed=seed), folder)
+        lab = Laboratory(TokenWorld(symbols=3, maximum_tokens=3, prompts=3, reward_scale=2.0, seed=seed), folder)
         pairs = lab.pairs(_PAIRS, seed)
-        dpo = lab.run(lab.from_pairs("preference", pairs, objective={"part": "dpo", "beta": _BETA}), seed)
+        dpo = lab.run(lab.from_pairs("preference", pairs, rate=6e-3, objective={"part": "dpo", "beta": _BETA}), seed)
         chosen = folder / "chosen.jsonl"
         with pairs.open(encoding="utf-8") as source, chosen.open("w", encoding="utf-8") as target:
             for row in map(json.loads, source):
                 target.write(json.dumps({"prompt": row["prompt"], "response": row["chosen"]}) + "\n")
-        stage = lab.from_pairs("sft", chosen, packed=False)
+        stage = lab.from_pairs("sft", chosen, rate=6e-3, packed=False)
         del stage["maximum_response"]
-        return Measurement(_figures(lab, dpo), _figures(lab, lab.run(stage, seed)))
+        return Measurement(distance(lab, dpo.log_policy), distance(lab, lab.run(stage, seed).log_policy))
 
 
-def _figures(lab: Laboratory, outcome: Outcome) -> dict[str, float]:
+def distance(lab: Laboratory, log_policy: Tensor) -> dict[str, float]:
+    """How far a policy is from π*, given that the response is not empty."""
     world = lab.world
     optimum, policy, reference = (
-        world.without_empty(x)
-        for x in (world.optimum(lab.log_reference, _BETA), outcome.log_policy, lab.log_reference)
+        world.without_empty(x) for x in (world.optimum(lab.log_reference, _BETA), log_policy, lab.log_reference)
     )
     best, reached, start = (float((x.exp() * world.rewards).sum(-1).mean()) for x in (optimum, policy, reference))
     return {

@@ -37,7 +37,10 @@ class OnlineExperiment(Experiment):
 
     experiment: ClassVar[str] = _SETTING
     baseline: ClassVar[str] = "REINFORCE without baseline, ratio or clip, as many samples"
-    rules: ClassVar[tuple[Rule, ...]] = (Better("relative_gap", 0.9, except_for=1), Better("total_variation", 0.9, except_for=1))
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Better("relative_gap", 0.9, except_for=1),
+        Better("total_variation", 0.9, except_for=1),
+    )
     recipe: ClassVar[dict[str, Any]]
     """What the method changes in the online stage."""
 
@@ -57,9 +60,13 @@ class PPO(OnlineExperiment, name="ppo"):
     Source: Schulman et al. 2017 (arXiv 1707.06347); Schulman et al. 2016 (arXiv 1506.02438).
     """
 
-    claim: ClassVar[str] = "A learned critic and several clipped updates of each rollout learn more from the same samples"
+    claim: ClassVar[str] = (
+        "A learned critic and several clipped updates of each rollout learn more from the same samples"
+    )
     recipe: ClassVar[dict[str, Any]] = {"credit": {"part": "gae"}, "epochs": 2, "minibatches": 2}
-    remarks: ClassVar[str] = "PPO takes four optimiser steps a rollout, the baseline one: the reuse of samples is part of the claim."
+    remarks: ClassVar[str] = (
+        "PPO takes four optimiser steps a rollout, the baseline one: the reuse of samples is part of the claim."
+    )
 
 
 class GRPO(OnlineExperiment, name="grpo"):

@@ -34,7 +34,9 @@ class RLOO(OnlineExperiment, name="rloo"):
     Source: Ahmadian et al. 2024 (arXiv 2402.14740), section 2; Kool et al. 2019.
     """
 
-    claim: ClassVar[str] = "The mean of the other samples is a baseline that lowers the gradient's variance without bias"
+    claim: ClassVar[str] = (
+        "The mean of the other samples is a baseline that lowers the gradient's variance without bias"
+    )
     experiment: ClassVar[str] = (
         OnlineExperiment.experiment
         + " gradient_noise is the total variance of the gradient of one prompt's group of 4 over the squared norm of the exact "

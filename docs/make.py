@@ -1,0 +1,230 @@
+"""Write the reference pages that follow from the code: `python docs/make.py`, before `mkdocs build`.
+
+One page a slot with all its parts, one page with the keys that stages share, and a page for each module that a part needs to
+know. They go to docs/reference/, which git ignores.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pygments.formatters import HtmlFormatter
+
+from fairlead.data import DataSource
+from fairlead.evidence.ledger import experiments
+from fairlead.generation import Sampling
+from fairlead.models import LoraSpec, ModelSpec
+from fairlead.parts import Part, PartInfo, part_info, parts_in_slot, slots
+from fairlead.recipes import Recipe, load_recipe, shipped_recipes
+from fairlead.recipes.load import RecipeError
+from fairlead.recipes.schema import DataSpec
+from fairlead.regularisers import AdaptiveTarget
+from fairlead.runtime import OptimiserSpec, RuntimeSpec
+
+REFERENCE = Path(__file__).parent / "reference"
+
+KEYS: dict[str, tuple[type[BaseModel], str]] = {
+    "Recipe": (Recipe, "The recipe itself."),
+    "`data`": (DataSpec, "The recipe's key `data`."),
+    "`runtime`": (RuntimeSpec, "The recipe's key `runtime`."),
+    "A model": (ModelSpec, "Wherever a stage or part asks for a model. A bare string is `path`."),
+    "`lora` of a model": (LoraSpec, "Low-rank adapters."),
+    "A source of data": (DataSource, "Wherever a stage asks for data or prompts. A bare string is `path`."),
+    "An optimiser": (OptimiserSpec, "The keys `optimiser` and `critic_optimiser` of stages."),
+    "`sampling` of a rollout": (Sampling, "How tokens are drawn."),
+    "`adaptive` of the regulariser kl": (AdaptiveTarget, "A coefficient that moves towards a target."),
+}
+
+MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "batch": ("Batches", ("fairlead.batch",)),
+    "functional": (
+        "Functions",
+        (
+            "fairlead.functional.advantages",
+            "fairlead.functional.policy_losses",
+            "fairlead.functional.preference_losses",
+            "fairlead.functional.kl",
+            "fairlead.functional.logprobs",
+            "fairlead.functional.masks",
+            "fairlead.functional.statistics",
+            "fairlead.functional.random",
+        ),
+    ),
+    "model-groups": ("Model groups", ("fairlead.runtime.group", "fairlead.runtime.forward")),
+    "data": (
+        "Data",
+        (
+            "fairlead.data.source",
+            "fairlead.data.forms",
+            "fairlead.data.records",
+            "fairlead.data.chat",
+            "fairlead.data.collate",
+            "fairlead.data.sampling",
+        ),
+    ),
+    "generation": ("Generation", ("fairlead.generation.engine", "fairlead.generation.sampling")),
+    "parts": ("Parts and slots", ("fairlead.parts",)),
+}
+
+
+def every_part() -> dict[str, list[PartInfo]]:
+    """Slot → its parts, those of plug-ins and tests left out."""
+    experiments()
+    return {
+        slot: [
+            part_info(cls) for _, cls in sorted(parts_in_slot(slot).items()) if cls.__module__.startswith("fairlead.")
+        ]
+        for slot in slots()
+    }
+
+
+def pages() -> dict[str, str]:
+    """Name of the file → its text."""
+    parts = every_part()
+    users = _users()
+    found = {f"{slot}.md": _slot_page(slot, infos, users) for slot, infos in parts.items()}
+    found["keys.md"] = _keys_page()
+    for name, (title, modules) in MODULES.items():
+        found[f"{name}.md"] = f"# {title}\n\n" + "\n".join(f"## `{module}`\n\n::: {module}\n" for module in modules)
+    found["index.md"] = _index_page(parts)
+    found["code.css"] = _style()
+    return found
+
+
+def write(folder: Path = REFERENCE) -> None:
+    """Write every page into an empty `folder`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, text in pages().items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pages
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _index_page(parts: dict[str, list[PartInfo]]) -> str:
+    lines = ["# Reference", "", "These pages are written from the code.", "", "## Parts by slot", ""]
+    for slot, infos in parts.items():
+        names = ", ".join(f"[{info.name}]({slot}.md#{_anchor(info.name)})" for info in infos) or "none yet"
+        lines.append(f"* [{slot}]({slot}.md): {names}")
+    lines += ["", "## Keys", "", "* [Keys that stages share](keys.md)", "", "## Modules", ""]
+    lines += [f"* [{title}]({name}.md)" for name, (title, _) in MODULES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _slot_page(slot: str, infos: list[PartInfo], users: dict[str, list[str]]) -> str:
+    opener = slots()[slot]
+    lines = [f"# {slot}", "", _summary(opener), ""]
+    if not infos:
+        lines += ["No part of this slot comes with Fairlead. It is open to plug-ins.", ""]
+    for info in infos:
+        lines += [f"## {info.name} {{ #{_anchor(info.name)} }}", "", info.documentation, ""]
+        lines += _fields_table([(f.name, f.type, f.default, f.description) for f in info.fields])
+        recipes = ", ".join(f"`{name}`" for name in users.get(f"{slot}.{info.name}", ())) or "none"
+        lines += [f"Class: `{info.module}.{_class_name(slot, info.name)}`. Shipped recipes that use it: {recipes}.", ""]
+    return "\n".join(lines)
+
+
+def _keys_page() -> str:
+    lines = ["# Keys that stages share", "", "The keys of the stages themselves: [stage](stage.md).", ""]
+    for title, (model, text) in KEYS.items():
+        lines += [f"## {title}", "", text, ""]
+        rows = []
+        for name, field in model.model_fields.items():
+            default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
+            rows.append((name, _type(field.annotation), default, field.description or ""))
+        lines += _fields_table(rows)
+    return "\n".join(lines)
+
+
+def _fields_table(rows: list[tuple[str, str, str, str]]) -> list[str]:
+    if not rows:
+        return ["No fields.", ""]
+    lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    for name, kind, default, meaning in rows:
+        lines.append("| " + " | ".join((f"`{name}`", _code(kind), _code(default), _cell(meaning))) + " |")
+    return [*lines, ""]
+
+
+def _code(text: str) -> str:
+    return f"`{' '.join(text.split())}`" if text else "empty"  # a bar inside of code does not end a cell
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _type(annotation: Any) -> str:
+    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
+        return annotation.__name__
+    return re.sub(r"\b(?:typing|fairlead(?:\.\w+)*|builtins)\.", "", str(annotation))
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return value.__repr_name__()
+    return "null" if value is None else str(value)
+
+
+def _summary(cls: type[Part]) -> str:
+    return inspect.cleandoc(cls.__doc__ or "")
+
+
+def _class_name(slot: str, name: str) -> str:
+    return parts_in_slot(slot)[name].__name__
+
+
+def _anchor(name: str) -> str:
+    return name.replace("+", "p")
+
+
+def _style() -> str:
+    light = HtmlFormatter(style="default").get_style_defs("[data-bs-theme=light] .highlight")
+    dark = HtmlFormatter(style="github-dark").get_style_defs("[data-bs-theme=dark] .highlight")
+    tables = "td code { white-space: normal; overflow-wrap: anywhere; }\n"
+    return f"{light}\n{dark}\n{tables}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who uses what
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _users() -> dict[str, list[str]]:
+    """`slot.name` → the shipped recipes in which the part stands, by name or by default."""
+    found: dict[str, list[str]] = {}
+    for name in shipped_recipes():
+        try:
+            recipe = load_recipe(name)
+        except RecipeError:
+            continue  # a transform or plug-in of it is not installed
+        for part in {f"{part.slot}.{part.part_name}" for part in _parts_in(recipe)}:
+            found.setdefault(part, []).append(name)
+    return found
+
+
+def _parts_in(value: Any) -> Iterator[Part]:
+    if isinstance(value, Part):
+        yield value
+    if isinstance(value, BaseModel):
+        for field in type(value).model_fields:
+            yield from _parts_in(getattr(value, field))
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _parts_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _parts_in(item)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE)
