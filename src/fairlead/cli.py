@@ -37,8 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-evidence_app = typer.Typer(help="Measure what a method does against its baseline.", no_args_is_help=True)
-app.add_typer(evidence_app, name="evidence")
 
 
 def _version(asked: bool) -> None:
@@ -367,26 +365,20 @@ def doctor(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@evidence_app.command("run")
-def evidence_run(
-    method: Annotated[str, typer.Argument(help="The part, such as gae.")],
+@app.command()
+def evidence(
+    method: Annotated[str, typer.Argument(help="The method, such as ppo; or `table` for the ledger of all of them.")],
     seeds: Annotated[str, typer.Option(help="Seeds of the repetitions.")] = "0,1,2",
     out: Annotated[Path, typer.Option(help="Folder of the ledger.")] = Path("evidence"),
 ) -> None:
-    """Run a method's experiment over seeds and write its page of the ledger."""
+    """Run a method's experiment over seeds and write its page of the ledger, or show the ledger."""
     if not re.fullmatch(r"\d+(,\d+)*", seeds):
         raise _mistake(f"--seeds is a list of whole numbers such as 0,1,2 (got {seeds!r})")
     with _errors():
-        _evidence().run_evidence(method, [int(number) for number in seeds.split(",")], out)
-
-
-@evidence_app.command("table")
-def evidence_table(
-    folder: Annotated[Path, typer.Argument(help="Folder of the ledger.")] = Path("evidence"),
-) -> None:
-    """Show the ledger: what the papers claim, what was measured, and whether it held."""
-    with _errors():
-        _console().print(_evidence().render_table(folder))
+        if method == "table":
+            typer.echo(_evidence().render_table(out))
+        else:
+            typer.echo(_evidence().run_evidence(method, [int(number) for number in seeds.split(",")], out))
 
 
 def _evidence() -> Any:

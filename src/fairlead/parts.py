@@ -286,15 +286,16 @@ def _describe(item: Any, root: type[BaseModel], tree: Any) -> Problem:
 def _fields_at(root: type[BaseModel], tree: Any, loc: tuple[Any, ...]) -> list[str]:
     """Field names valid at `loc` below `root`: those of the part that `tree` names there, or of every part of the slot."""
     here: list[Any] = [root]  # annotations that may stand at this place
+    key: str | None = None
     for piece in loc:
-        fields = [model.model_fields[piece] for model in _models_in(here, tree, None) if piece in model.model_fields]
+        fields = [model.model_fields[piece] for model in _models_in(here, tree, key) if piece in model.model_fields]
         # The key of a mapping or the index of a list is no field: what it holds is an argument of the annotation.
         here = [field.annotation for field in fields] or [a for kind in here for a in getattr(kind, "__args__", ())]
         try:
             tree = tree[piece]
         except (KeyError, IndexError, TypeError):
             tree = None
-    key = str(loc[-1]) if loc else None
+        key = str(piece)
     return [name for model in _models_in(here, tree, key) for name in model.model_fields]
 
 

@@ -102,7 +102,7 @@ def test_an_unexpected_error_keeps_its_traceback(tmp_path: Path) -> None:
         (["methods", "--plugin", "no_such_module"], "cannot import 'no_such_module'"),
         (["report", "nowhere"], "nowhere holds no run"),
         (["compare", "nowhere"], "nowhere holds no run"),
-        (["evidence", "run", "gae", "--seeds", "x"], "whole numbers"),
+        (["evidence", "gae", "--seeds", "x"], "whole numbers"),
     ],
 )
 def test_mistakes_are_one_clean_message(arguments: list[str], words: str) -> None:
@@ -197,9 +197,9 @@ def test_evidence_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     module.run_evidence = lambda *arguments: told.append(arguments)  # type: ignore[attr-defined]
     module.render_table = lambda folder: f"ledger of {folder}"  # type: ignore[attr-defined]
     monkeypatch.setattr("fairlead.cli._evidence", lambda: module)
-    ask("evidence", "run", "gae", "--seeds", "0,4", "--out", "ledger")
+    ask("evidence", "gae", "--seeds", "0,4", "--out", "ledger")
     assert told == [("gae", [0, 4], Path("ledger"))]
-    assert "ledger of ledger" in ask("evidence", "table", "ledger").stdout
+    assert "ledger of ledger" in ask("evidence", "table", "--out", "ledger").stdout
 
 
 # -- itself -------------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def all_stages(shelf: Path) -> dict[str, Any]:
     return {
         "sft": {
             "model": str(shelf / "tiny"),
-            "data": [str(shelf / "chats.jsonl"), {"path": str(shelf / "chats.jsonl"), "weight": 2.0}],
+            "data": [str(shelf / "chats.jsonl"), {"path": str(shelf / "chats.jsonl")}],
             "validation": str(shelf / "chats.jsonl"),
             "packed": False,
             "maximum_length": 64,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fairlead.runs import RunError
 from tiny_runs import exported, logged, run_stages, write_records
 
 
@@ -130,5 +130,5 @@ def test_initialise_and_a_stage_that_does_not_exist(shelf: Path, tmp_path: Path)
     config |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0}
     model = {"path": str(shelf / "tiny"), "initialise": config}
     assert first_loss(tmp_path / "run", sft(shelf, model=model)) == pytest.approx(math.log(260), abs=0.5)
-    with pytest.raises(RunError, match="no finished stage 'sfx'"):
+    with pytest.raises(ValidationError, match="'stage:sfx' names no earlier stage"):
         run_stages(tmp_path / "other", sft(shelf, model="stage:sfx"))

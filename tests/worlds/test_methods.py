@@ -56,18 +56,18 @@ def test_grpo_with_the_kl_in_the_loss_comes_to_rest_elsewhere(tmp_path: Path, es
     Responses of one token, where the KL of a token is the KL of the response.
     """
     beta = 1.5
-    lab = Laboratory(TokenWorld(symbols=6, maximum_tokens=1, prompts=3, reward_scale=0.3), tmp_path)
+    lab = Laboratory(TokenWorld(symbols=6, maximum_tokens=1, prompts=3, reward_scale=0.3, seed=2), tmp_path)
     world = lab.world
     optimum = world.optimum(lab.log_reference, beta)
     scaled = world.scaled_optimum(lambda weight: world.optimum(lab.log_reference, weight), beta)
-    assert world.total_variation(optimum, scaled) > 0.15
+    assert world.total_variation(optimum, scaled) > 0.2
     regulariser = {"part": "kl", "coefficient": beta, "place": "loss", "estimator": estimator}
     for scale, goal, other in (("none", optimum, scaled), ("group", scaled, optimum)):
         credit = {"part": "group-relative", "scale": scale}
         stage = lab.online(40, 12, 16, 5e-3, regulariser=regulariser, credit=credit)
         policy = lab.run(stage, name=scale).log_policy
         near, far = world.total_variation(policy, goal), world.total_variation(policy, other)
-        assert near < 0.08 and near < 0.5 * far, (scale, near, far)
+        assert near < 0.06 and near < 0.3 * far, (scale, near, far)
 
 
 def test_division_by_the_spread_collapses_for_a_small_beta(lab: Laboratory) -> None:
@@ -75,14 +75,18 @@ def test_division_by_the_spread_collapses_for_a_small_beta(lab: Laboratory) -> N
         lab.world.scaled_optimum(lambda weight: lab.world.optimum(lab.log_reference, weight), 0.3)
 
 
-def test_the_kl_in_the_loss_looks_no_token_ahead(lab: Laboratory) -> None:
-    """For longer responses k2 in the loss leads to the exact fixed point without look-ahead rather than to π*."""
-    greedy = lab.world.greedy_kl_optimum(lab.world.conditionals(lab.open(lab.reference)), BETA)
-    optimum = lab.world.optimum(lab.log_reference, BETA)
-    assert lab.world.total_variation(greedy, optimum) > 0.1
-    stage = lab.online(60, 24, 4, 5e-3, regulariser=kl(place="loss", estimator="k2"), credit="rloo")
-    policy = lab.run(stage, name="k2").log_policy
-    assert lab.world.total_variation(policy, greedy) < lab.world.total_variation(policy, optimum)
+def test_the_kl_in_the_loss_looks_no_token_ahead(tmp_path: Path) -> None:
+    """For longer responses k2 in the loss leads to the exact fixed point without look-ahead, k1 in the reward to π*."""
+    beta = 0.5
+    lab = Laboratory(TokenWorld(symbols=4, maximum_tokens=2, prompts=3), tmp_path, spread=0.2)
+    greedy = lab.world.greedy_kl_optimum(lab.world.conditionals(lab.open(lab.reference)), beta)
+    optimum = lab.world.optimum(lab.log_reference, beta)
+    assert lab.world.total_variation(greedy, optimum) > 0.17
+    for place, estimator, goal, other in (("loss", "k2", greedy, optimum), ("reward", "k1", optimum, greedy)):
+        regulariser = {"part": "kl", "coefficient": beta, "place": place, "estimator": estimator}
+        policy = lab.run(lab.online(80, 48, 4, 5e-3, regulariser=regulariser, credit="rloo"), name=place).log_policy
+        near, far = lab.world.total_variation(policy, goal), lab.world.total_variation(policy, other)
+        assert near < 0.12 and near < 0.65 * far, (place, near, far)
 
 
 def test_gradients_of_responses_are_scores(lab: Laboratory) -> None:
@@ -107,12 +111,13 @@ def test_dpo_approaches_the_optimum_of_the_hidden_reward(pair_lab: Laboratory) -
 
 
 def test_the_reward_model_recovers_the_reward(tmp_path: Path) -> None:
-    """Given a reference near uniform: of responses that hardly occur, pairs say hardly anything."""
-    lab = Laboratory(TokenWorld(symbols=3, maximum_tokens=2, prompts=3, reward_scale=2.0), tmp_path, spread=0.05)
-    figures = judge_exactly(lab, lab.run(lab.from_pairs("reward", lab.pairs(16_000, 0), rate=1e-2)))
-    assert figures["decorrelation"] < 0.05, figures  # Pearson above 0.95 for every prompt
+    lab = Laboratory(TokenWorld(symbols=3, maximum_tokens=2, prompts=3, reward_scale=2.0), tmp_path)
+    figures = judge_exactly(lab, lab.run(lab.from_pairs("reward", lab.pairs(16_000, 0), rate=5e-3, epochs=2)))
+    assert figures["decorrelation"] < 0.05, (
+        figures
+    )  # Pearson above 0.95 for every prompt, over the responses that occur
     assert figures["excess_error"] < 0.02, figures
-    assert figures["calibration_error"] < 0.03, figures
+    assert figures["calibration_error"] < 0.04, figures
 
 
 def test_a_recipe_file_can_name_the_world(lab: Laboratory, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def render_table(folder: Path = Path("evidence")) -> str:
     """
     pages = sorted(folder.glob("*.json"))
     if not pages:
-        raise EvidenceError(f"{folder} holds no evidence yet; run `fairlead evidence run METHOD`")
+        raise EvidenceError(f"{folder} holds no evidence yet; run `fairlead evidence METHOD`")
     lines = [_row(_HEADINGS), _row(["---"] * len(_HEADINGS))]
     for path in pages:
         try:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fairlead.batch import Samples, left_pad, right_pad, row_table
 from fairlead.generation import Sampling, filtered_logits
@@ -43,13 +43,18 @@ class TokenWorld:
     def __init__(
         self, symbols: int = 4, maximum_tokens: int = 4, prompts: int = 3, reward_scale: float = 1.0, seed: int = 0
     ) -> None:
-        if not 1 <= prompts <= symbols <= len(_SYMBOLS):
-            raise ValueError(f"need 1 <= prompts <= symbols <= {len(_SYMBOLS)}, got {prompts} and {symbols}")
+        if not 1 <= prompts <= symbols <= len(_SYMBOLS) or symbols < 2:
+            raise ValueError(
+                f"need 1 <= prompts <= symbols and 2 <= symbols <= {len(_SYMBOLS)}, got {prompts}, {symbols}"
+            )
         if not 1 <= maximum_tokens <= _LONGEST:
             raise ValueError(f"responses have 1 to {_LONGEST} tokens, got {maximum_tokens}")
         self.symbols = list(_SYMBOLS[:symbols])
         self.maximum_tokens = maximum_tokens
-        self.prompts = self.symbols[:prompts]
+        # Two different symbols a prompt: without them and with rotary positions, attention over equal tokens (`a`, `a a`,
+        # `a a a`) gives equal outputs, and a model that cannot tell these apart cannot reach π*.
+        self._prompt_symbols = [(x, (x + 1) % symbols) for x in range(prompts)]
+        self.prompts = [" ".join(self.symbols[s] for s in pair) for pair in self._prompt_symbols]
         self.reward_scale = reward_scale
         self.seed = seed
 
@@ -74,6 +79,10 @@ class TokenWorld:
         """Text → its number in `responses`."""
         return {text: index for index, text in enumerate(self.texts)}
 
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt."""
+        return [self.symbols.index(symbol) + 1 for symbol in prompt.split()]
+
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A word-level tokenizer; it pads with its end token, so that every token of the vocabulary is in the language."""
         vocabulary = {"<end>": _END} | {symbol: index + 1 for index, symbol in enumerate(self.symbols)}
@@ -82,21 +91,18 @@ class TokenWorld:
         return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<end>", eos_token="<end>")
 
     def save_model(self, directory: Path, hidden: int = 32, layers: int = 2, spread: float = 0.12) -> Path:
-        """Write the reference policy, a tiny random GPT-2, and return its directory.
-
-        It has learned positions on purpose: with rotary ones and no beginning-of-text token, attention over equal tokens
-        (`a`, `a a`, `a a a`) gives equal outputs, so that such a model cannot answer differently after them and π* would be
-        out of its reach.
+        """Write the reference policy, a tiny random Llama, and return its directory.
 
         `spread` is the standard deviation of its weights: larger ones make its answers more certain.
         """
-        config = GPT2Config(
+        config = LlamaConfig(
             vocab_size=1 + len(self.symbols),
-            n_embd=hidden,
-            n_inner=2 * hidden,
-            n_layer=layers,
-            n_head=2,
-            n_positions=16,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=32,
             tie_word_embeddings=False,
             pad_token_id=_END,
             eos_token_id=_END,
@@ -105,7 +111,7 @@ class TokenWorld:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            GPT2LMHeadModel(config).save_pretrained(directory)
+            LlamaForCausalLM(config).save_pretrained(directory)
         self.tokenizer().save_pretrained(directory)
         return directory
 
@@ -145,7 +151,7 @@ class TokenWorld:
     def rewards(self) -> Tensor:
         """[X, Y] float64: reward of each response to each prompt, with mean 0 and standard deviation `reward_scale`.
 
-        A sum over the transitions of a table, from the prompt into the first symbol and on, and a term of its own for
+        A sum over the transitions of a table, from the prompt's last symbol into the first one and on, and a term of its own for
         ending after each symbol: what comes early has consequences later, as it has in language.
         """
         generator = torch.Generator().manual_seed(self.seed)
@@ -155,7 +161,7 @@ class TokenWorld:
         raw = torch.zeros(len(self.prompts), len(self.responses), dtype=torch.float64)
         for x in range(len(self.prompts)):
             for y, tokens in enumerate(self.responses):
-                path = [x, *(token - 1 for token in tokens if token != _END)]
+                path = [self._prompt_symbols[x][-1], *(token - 1 for token in tokens if token != _END)]
                 raw[x, y] = sum(float(transition[a, b]) for a, b in itertools.pairwise(path))
                 raw[x, y] += float(ending[path[-1]]) if tokens[-1] == _END else 0.0
         return self.reward_scale * (raw - raw.mean()) / raw.std()
@@ -170,7 +176,7 @@ class TokenWorld:
     def batch(self) -> Samples:
         """Every response to every prompt, in the order of `rewards` flattened."""
         pairs = [(prompt, tokens) for prompt in self.prompts for tokens in self.responses]
-        prompt_ids, prompt_mask = left_pad([[self.symbols.index(prompt) + 1] for prompt, _ in pairs], _END)
+        prompt_ids, prompt_mask = left_pad([self.prompt_ids(prompt) for prompt, _ in pairs], _END)
         tokens, mask = right_pad([tokens for _, tokens in pairs], _END, self.maximum_tokens)
         rows = [{"prompt": prompt, "response": text} for prompt in self.prompts for text in self.texts]
         return Samples(

@@ -47,7 +47,8 @@ class DPO(Experiment, name="dpo"):
     rules: ClassVar[tuple[Rule, ...]] = (Better("total_variation", 0.7), AtMost("total_variation", 0.2))
     remarks: ClassVar[str] = (
         "Supervised learning imitates the winners of pairs drawn from the reference, π_ref(y) · P(y beats another), which is nearer to "
-        "the reference than π* is."
+        "the reference than π* is. (A first trial, with one-symbol prompts after which the model could not tell a repeated symbol from "
+        "a single one, did not hold: total_variation was 0.25 for seed 2. World and learning rate were then changed, the rule was not.)"
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
