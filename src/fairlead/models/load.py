@@ -240,7 +240,8 @@ def export_model(model: Any, directory: Path, source: ModelSpec, dtype: str | No
     merged = merged_weights(model)
     with torch.no_grad():
         inner = plain_model(model)
-        state = {name: tensor.detach().to("cpu") for name, tensor in merged.items()}
+        tied = inner.all_tied_weights_keys  # copies of other tensors, which loading ties again
+        state = {name: tensor.detach().to("cpu") for name, tensor in merged.items() if name not in tied}
         if dtype is not None:
             state = {name: t.to(getattr(torch, dtype)) if t.is_floating_point() else t for name, t in state.items()}
         with _quiet():

@@ -19,6 +19,9 @@ __all__ = ["ModelReward"]
 class ModelReward(Reward, name="model"):
     """The score of a reward model: a transformer with a scalar head, read at the last token of the response.
 
+    A response that was cut by the length limit is judged as if it ended there, since the model has seen finished texts only;
+    the shaping `missing-end` is what makes an unfinished response worse.
+
     Source: Ouyang et al. 2022 (arXiv 2203.02155), section 3.5.
     """
 
