@@ -190,7 +190,7 @@ def test_several_mistakes_are_told_at_once(recipe: Path) -> None:
         ("onlin.steps=3", "did you mean 'online'?"),
         ("online.step=3", "did you mean 'steps'"),
         ("online.credit.lm=3", "did you mean 'lam'?"),
-        ("online.steps.more=3", "stages.online.steps: is the value 80; there is nothing below it to set"),
+        ("online.steps.more=3", "stages.online.steps: is the value 45; there is nothing below it to set"),
         ("online.credit=gea", "did you mean 'gae'?"),
         ("online.rollout.sampling.temprature=1", "did you mean 'temperature'?"),
         ("online.rewards.reward.scal=1", "did you mean 'scale'?"),

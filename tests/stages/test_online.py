@@ -166,7 +166,7 @@ def test_a_failing_function(shelf: Path, tmp_path: Path, monkeypatch: pytest.Mon
         "    return float('nan') if prompt == 'b' else float(len(response.split()))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    rewards = {"judge": {"part": "function", "function": "judging:judge", "workers": 1}}
+    rewards = {"judge": {"part": "function", "function": "judging:judge", "workers": 1, "timeout": 60.0}}
     run = run_stages(tmp_path / "run", online(shelf, credit="group-relative", rewards=rewards, steps=1))
     row = logged(run.directory, "online")[0]
     assert row["reward/judge/errors"] == 8 and row["failed/judge"] == pytest.approx(2 / 3)
