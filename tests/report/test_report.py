@@ -25,7 +25,7 @@ def test_a_whole_run(make_run: MakeRun) -> None:
     assert path == directory / "report.html"
     shown = text(check(path))
     for expected in (
-        "Reward model accuracy", "Judge: humanlike", "Trained reward: helpful", "KL from the start", "Response length", "Wall time",
+        "Reward model accuracy: reward", "Judge: humanlike", "Trained reward: helpful", "KL from the start", "Response length", "Wall time",
         "Trained reward and judge over KL", "Calibration", "Length bias", "Win rates", "Entropy", "Clipped tokens", "Seconds by phase",
         "Explained variance", "Gradient norm", "Throughput", "Side by side", "Largest losses", "Sample texts", "The resolved recipe",
         "Supervised fine-tuning", "my/own_metric", "kind of prompt", "PyTorch 2.11.0", "seed 0",

@@ -295,7 +295,8 @@ def glance(groups: Sequence[Sequence[Group]], most: int = 3) -> list[Figure]:
     for title in _GLANCE:
         here = [figure for figure in every if figure.title.startswith(title)]
         if here and len(found) < most:
-            found.append(here[-1])
+            # Of several reward models the first is the one that was trained against, the others judge.
+            found.append(here[0] if title.startswith("Accuracy") else here[-1])
     found.sort(key=every.index)
     return found if len(every) > 2 * most else []
 

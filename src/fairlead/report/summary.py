@@ -107,7 +107,9 @@ def _reward_card(stage: StageData) -> list[Card]:
     ]
     tone = "" if low is None or not known else ("good" if low > max(known.values()) else "bad")
     interval = f" ± {(high - low) * 50:.1f}" if low is not None and high is not None else ""
-    return [Card("Reward model accuracy", f"{accuracy * 100:.1f}{interval}\u00a0%", ", ".join(shown), tone)]
+    return [
+        Card(f"Reward model accuracy: {stage.id}", f"{accuracy * 100:.1f}{interval}\u00a0%", ", ".join(shown), tone)
+    ]
 
 
 def _evaluation_cards(stage: StageData, trained: list[str]) -> list[Card]:
