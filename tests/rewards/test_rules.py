@@ -64,6 +64,7 @@ def test_check() -> None:
     )
     assert CheckReward()(batch).tolist() == [1.0, 0.0, 0.0, 0.0]
     assert CheckReward(without=0.5)(batch).tolist() == [1.0, 0.0, 0.5, 0.5]
+    assert CheckReward(without=None)(batch).isnan().tolist() == [False, False, True, True]
     assert CheckReward(field="other")(samples({"response": "a", "other": {"any": ["a"]}})).tolist() == [1.0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -160,13 +161,16 @@ def test_some_rows_fail(shelf: Path, tmp_path: Path, credit: str) -> None:
 def test_a_failing_function(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that raises for one prompt and returns NaN for another: counted, left out, nothing breaks."""
     (tmp_path / "judging.py").write_text(
-        "def judge(prompt, response):\n"
-        "    if prompt == 'a':\n"
+        "def judge(prompt, response, refused, unclear):\n"
+        "    if prompt == refused:\n"
         "        raise ValueError('cannot say')\n"
-        "    return float('nan') if prompt == 'b' else float(len(response.split()))\n"
+        "    return float('nan') if prompt == unclear else float(len(response.split()))\n"
     )
+    prompts = [json.loads(line)["prompt"] for line in (shelf / "world.jsonl").read_text().splitlines()]
+    refused, unclear, _ = dict.fromkeys(prompts)
     monkeypatch.syspath_prepend(str(tmp_path))
-    rewards = {"judge": {"part": "function", "function": "judging:judge", "workers": 1, "timeout": 60.0}}
+    function = {"part": "function", "function": "judging:judge", "workers": 1, "timeout": 60.0}
+    rewards = {"judge": function | {"arguments": {"refused": refused, "unclear": unclear}}}
     run = run_stages(tmp_path / "run", online(shelf, credit="group-relative", rewards=rewards, steps=1))
     row = logged(run.directory, "online")[0]
     assert row["reward/judge/errors"] == 8 and row["failed/judge"] == pytest.approx(2 / 3)

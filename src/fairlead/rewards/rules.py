@@ -69,18 +69,22 @@ class RepetitionPenalty(Reward, name="repetition"):
 
 
 class CheckReward(Reward, name="check"):
-    """1 when the response passes the record's check (`all`, `any`, `max_words`), 0 when it does not, a constant without one.
+    """1 when the response passes the record's check (`all`, `any`, `max_words`), 0 when it does not.
 
     Source: verifiable instructions in the manner of Zhou et al. 2023 (IFEval, arXiv 2311.07911).
     """
 
     field: str = Field("check", description="column that holds the check")
-    without: float = Field(0.0, description="reward of a response whose record has no check")
+    without: float | None = Field(
+        0.0,
+        description="reward of a response whose record has no check; null leaves the row out, as if the source had failed",
+    )
 
     def __call__(self, samples: Samples) -> Tensor:
+        without = float("nan") if self.without is None else self.without
         return torch.tensor(
             [
-                float(passes_check(row[self.field], row["response"])) if row.get(self.field) else self.without
+                float(passes_check(row[self.field], row["response"])) if row.get(self.field) else without
                 for row in samples.rows
             ],
             dtype=torch.float32,
