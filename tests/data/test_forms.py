@@ -17,6 +17,7 @@ from fairlead.data import (
     Table,
     to_completions,
     to_conversations,
+    to_pair_groups,
     to_pairs,
     to_prompts,
 )
@@ -303,3 +304,17 @@ def test_reports_add_up() -> None:
     part.change("y", count=2)
     total.add([part, part])
     assert str(total) == "kept 5 of 7; dropped 2: 2 x (f:1, …); changed 4: 4 y"
+
+
+def test_pairs_of_a_record_stay_together() -> None:
+    three = ranked([["a"], ["b"], ["c"]], texts="abc")
+    even = ranked([["a", "b"]], texts="ab")
+    groups, report = to_pair_groups(table(three, PAIR, even))
+    assert [[(pair.chosen, pair.rejected) for pair in group] for group in groups] == [
+        [("text a", "text b"), ("text a", "text c"), ("text b", "text c")],
+        [(PAIR["chosen"], PAIR["rejected"])],
+    ]
+    assert (report.kept, report.sizes) == (4, [2])
+    pairs, flat = to_pairs(table(three, PAIR, even))
+    assert [pair for group in groups for pair in group] == pairs
+    assert flat.sizes == [4] and flat.dropped == report.dropped

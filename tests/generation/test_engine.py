@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 
 from fairlead.batch import Prompts, Samples, left_pad, row_table, take
 from fairlead.data import TextCodec
-from fairlead.generation import ContextError, Sampling, engine, filtered_logits, generate
+from fairlead.generation import ContextError, Sampling, decoders, filtered_logits, generate
 from fairlead.generation.cache import cache_argument, growing_cache
 from tiny_models import FAMILIES, tiny_model, tiny_tokenizer
 
@@ -147,6 +147,7 @@ def test_equal_prompts_with_equal_seeds_agree_and_with_others_differ(llama: Any)
 @pytest.mark.parametrize(
     "settings",
     [
+        {"fast": False},
         {"share_prompts": False},
         {"compact_below": 0.0},
         {"compact_below": 1.0},
@@ -167,13 +168,16 @@ class Counting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shapes: list[tuple[int, ...]] = []
-        forward = engine._Engine._forward
+        for name, width in (("prefill", None), ("step", 1)):
+            original = getattr(decoders.FastDecoder, name)
 
-        def counted(this: Any, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
-            self.shapes.append(tuple(ids.shape))
-            return forward(this, ids, *rest)
+            def counted(
+                this: Any, ids: torch.Tensor, *rest: Any, original: Any = original, width: int | None = width
+            ) -> torch.Tensor:
+                self.shapes.append((ids.shape[0], width or ids.shape[1]))
+                return original(this, ids, *rest)  # type: ignore[no-any-return]
 
-        monkeypatch.setattr(engine._Engine, "_forward", counted)
+            monkeypatch.setattr(decoders.FastDecoder, name, counted)
 
 
 def test_prompts_are_computed_once_and_finished_rows_no_more(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,8 @@ def test_the_reference_of_adapters_is_the_model_without_them(spec: Maker, experi
     before = plain.token_logprobs(experience)
     torch.testing.assert_close(group.token_logprobs(experience), before)
     group.update(experience, PPOClip(), epochs=3)
-    assert torch.equal(group.token_logprobs(experience, reference=True), before)
+    # Not bit for bit: small matrix products depend on where the weights lie in memory.
+    torch.testing.assert_close(group.token_logprobs(experience, reference=True), before, atol=1e-6, rtol=1e-6)
     assert float((group.token_logprobs(experience) - before).abs().max()) > 0.01
     merged = LocalGroup(spec())
     merged.load_weights(group.weights())  # the weights are those of a plain model, adapters merged

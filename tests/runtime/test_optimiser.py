@@ -38,7 +38,7 @@ def test_a_schedule_without_length_does_not_divide_by_zero() -> None:
 
 def test_vectors_are_not_decayed() -> None:
     layer = nn.Linear(3, 2)
-    optimiser = build_optimiser(layer.parameters(), OptimiserSpec(learning_rate=0.1, weight_decay=0.5))
+    optimiser = build_optimiser(layer, OptimiserSpec(learning_rate=0.1, weight_decay=0.5))
     before = [p.detach().clone() for p in layer.parameters()]
     for parameter in layer.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -46,3 +46,59 @@ def test_vectors_are_not_decayed() -> None:
     optimiser.step()
     torch.testing.assert_close(layer.weight, before[0] * (1 - 0.2 * 0.5))
     assert torch.equal(layer.bias, before[1])
+
+
+class _TwoLayers(nn.Module):
+    """An embedding, two layers and a head, as a language model has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.head = nn.Linear(4, 5, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(x)
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_muon_turns_the_matrices_of_the_layers_only() -> None:
+    """The first update of an orthogonalised matrix has singular values near 0.2 √4 × rate; AdamW's entries are ± rate."""
+    torch.manual_seed(0)
+    model = _TwoLayers()
+    optimiser = build_optimiser(model, OptimiserSpec(algorithm="muon", learning_rate=0.01))
+    set_learning_rate(optimiser, OptimiserSpec(learning_rate=0.01), 0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model(torch.arange(5)).square().sum().backward()
+    optimiser.step()
+    change = {name: p.detach() - before[name] for name, p in model.named_parameters()}
+    for layer in ("layers.0", "layers.1"):
+        values = torch.linalg.svdvals(change[f"{layer}.weight"]) / 0.01 / 0.4
+        # Five Newton–Schulz iterations bring singular values near 1, not to 1 (Jordan et al. 2024).
+        assert float(values.min()) > 0.3 and float(values.max()) < 1.3
+        torch.testing.assert_close(change[f"{layer}.bias"].abs(), torch.full((4,), 0.01), atol=1e-5, rtol=0)
+    torch.testing.assert_close(change["head.weight"].abs(), torch.full((5, 4), 0.01), atol=1e-5, rtol=0)
+
+
+def test_muon_continues_from_its_state() -> None:
+    def steps(model: nn.Module, optimiser: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            optimiser.zero_grad()
+            model(torch.arange(5)).square().sum().backward()
+            optimiser.step()
+
+    spec = OptimiserSpec(algorithm="muon", learning_rate=0.01)
+    torch.manual_seed(0)
+    whole, first = _TwoLayers(), _TwoLayers()
+    first.load_state_dict(whole.state_dict())
+    steps(whole, build_optimiser(whole, spec), 4)
+    optimiser = build_optimiser(first, spec)
+    steps(first, optimiser, 2)
+    second = _TwoLayers()
+    second.load_state_dict(first.state_dict())
+    again = build_optimiser(second, spec)
+    again.load_state_dict(optimiser.state_dict())
+    steps(second, again, 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))

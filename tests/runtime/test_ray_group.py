@@ -248,7 +248,7 @@ def test_a_failure_on_one_rank_does_not_leave_the_other_waiting(on_ray: Opener, 
     before = group.checksums()
     broken = pairs.tokens.clone()
     broken[0, 0, 0] = 10**6  # no such token: one rank cannot embed it
-    with pytest.raises(IndexError, match="out of range"):
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
         group.update(pairs.replace(tokens=broken), DPO())
     assert group.checksums() == before
     local = LocalGroup(spec())

@@ -73,6 +73,33 @@ def test_every_method(shelf: Path, tmp_path: Path, method: str) -> None:
     assert all({"prompt", "response", "score"} <= row.keys() for row in samples)
 
 
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7}, {"temperature": 0.7, "top_k": 3}])
+def test_the_sampler_knows_the_old_log_probabilities(shelf: Path, tmp_path: Path, sampling: dict[str, Any]) -> None:
+    """In single precision another pass finds the same; with a filter at another temperature it is made in any case."""
+    rollout = {"part": "sample", "n": 4, "sampling": {"maximum_tokens": 4, **sampling}}
+    ends = []
+    for choice in ("auto", "sampler", "recompute"):
+        stages = online(shelf, credit="rloo", rollout=rollout, old_logprobs=choice)
+        run = run_stages(tmp_path / choice, stages)
+        first = logged(run.directory, "online")[0]
+        assert first["policy/ratio"] == pytest.approx(1, abs=1e-5)
+        ends.append(exported(run.directory, "online"))
+    for name, weight in ends[2].items():
+        torch.testing.assert_close(ends[0][name], weight, atol=1e-5, rtol=0)
+        assert torch.equal(ends[0][name], ends[1][name])
+
+
+def test_half_precision_looks_again(shelf: Path, tmp_path: Path) -> None:
+    for choice, ratio in (("auto", 1e-6), ("sampler", None)):
+        stages = online(shelf, credit="rloo", old_logprobs=choice)
+        run = run_stages(tmp_path / choice, stages, runtime={"precision": "bfloat16"})
+        first = logged(run.directory, "online")[0]
+        if ratio is None:
+            assert first["policy/max/ratio"] != 1 and first["mismatch"] == 0
+        else:
+            assert first["policy/max/ratio"] == pytest.approx(1, abs=ratio) and first["mismatch"] > 0
+
+
 @pytest.mark.parametrize("credit", ["gae", "group-relative"])
 def test_a_bandit_is_learned(shelf: Path, tmp_path: Path, credit: str) -> None:
     """Reward is the share of one symbol; from a third it rises to nearly one."""

@@ -17,7 +17,7 @@ from fairlead.data.collate import (
     responses_batch,
     sequences_batch,
 )
-from fairlead.data.forms import to_completions, to_conversations, to_pairs, to_prompts
+from fairlead.data.forms import to_completions, to_conversations, to_pair_groups, to_pairs, to_prompts
 from fairlead.data.functions import import_function
 from fairlead.data.records import (
     CompletionRecord,
@@ -62,6 +62,7 @@ __all__ = [
     "sequences_batch",
     "to_completions",
     "to_conversations",
+    "to_pair_groups",
     "to_pairs",
     "to_prompts",
     "token_budget_batches",

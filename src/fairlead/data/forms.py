@@ -95,13 +95,25 @@ def to_pairs(tables: Tables) -> tuple[list[PairRecord], FilterReport]:
     `rejected_id` and
     `votes` (annotator → 1, 0 or -1).
     """
+    return _convert(tables, _pairs)
 
-    def convert(record: dict[str, Any], origin: Origin, report: FilterReport) -> Iterator[PairRecord]:
-        if "responses" in record and "chosen" not in record:
-            return _ranked_pairs(record, origin, report)
-        return iter([_pair_record(record, origin)])
 
-    return _convert(tables, convert)
+def to_pair_groups(tables: Tables) -> tuple[list[list[PairRecord]], FilterReport]:
+    """Preference pairs as in `to_pairs`, those of one record of the data together; the report's sizes count records."""
+
+    def convert(record: dict[str, Any], origin: Origin, report: FilterReport) -> Iterator[list[PairRecord]]:
+        pairs = list(_pairs(record, origin, report))
+        return iter([pairs] if pairs else [])
+
+    groups, report = _convert(tables, convert)
+    report.kept = sum(map(len, groups))
+    return groups, report
+
+
+def _pairs(record: dict[str, Any], origin: Origin, report: FilterReport) -> Iterator[PairRecord]:
+    if "responses" in record and "chosen" not in record:
+        return _ranked_pairs(record, origin, report)
+    return iter([_pair_record(record, origin)])
 
 
 def _convert(

@@ -10,7 +10,6 @@ have finished, they leave the cache. Nothing in a decoding step loops over rows 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Prompts, Samples, row_table
-from fairlead.generation.cache import cache_argument, full_attention_only, growing_cache
+from fairlead.generation.decoders import Decoder, FastDecoder, PlainDecoder, fast_weights
 from fairlead.generation.filters import choose, filtered_logits, is_plain
 from fairlead.generation.sampling import Sampling
 from fairlead.generation.stops import StopStrings
@@ -58,6 +57,7 @@ def generate(
     token_budget: int = TOKEN_BUDGET,
     compact_below: float = COMPACT_BELOW,
     share_prompts: bool = True,
+    fast: bool = True,
 ) -> Samples:
     """One response for each row of `prompts`, as `Samples` [B, T] with T the longest response.
 
@@ -70,12 +70,12 @@ def generate(
 
     The remaining arguments change speed and memory only: `token_budget` is the most positions (prompt and longest response,
     padding included) in the cache at a time, though one row always runs; `compact_below` is the share of unfinished
-    rows at which finished ones are dropped from the cache; `share_prompts` computes equal prompts once.
+    rows at which finished ones are dropped from the cache; `share_prompts` computes equal prompts once; `fast` uses the fast decoder where it knows the model.
 
     Raises: ContextError when a prompt and `maximum_tokens` exceed the model's context; ValueError for an empty prompt.
     """
     rows, device = int(prompts.batch_size[0]), prompts.prompt_ids.device
-    engine = _Engine(plain_model(model), codec, sampling, prompts, compact_below, share_prompts)
+    engine = _Engine(plain_model(model), codec, sampling, prompts, compact_below, share_prompts, fast)
     engine.check_lengths()
     was_training = engine.model.training
     engine.model.eval()
@@ -124,7 +124,14 @@ class _Engine:
     """One call of `generate`."""
 
     def __init__(
-        self, model: Any, codec: Codec, sampling: Sampling, prompts: Prompts, compact_below: float, share_prompts: bool
+        self,
+        model: Any,
+        codec: Codec,
+        sampling: Sampling,
+        prompts: Prompts,
+        compact_below: float,
+        share_prompts: bool,
+        fast: bool,
     ) -> None:
         self.model, self.codec, self.sampling, self.prompts = model, codec, sampling, prompts
         self.compact_below, self.share_prompts = compact_below, share_prompts
@@ -141,10 +148,7 @@ class _Engine:
             ended=torch.zeros(shape[0], dtype=torch.bool, device=self.device),
             end_token=torch.zeros(shape[0], dtype=torch.bool, device=self.device),
         )
-        accepted = inspect.signature(model.forward).parameters
-        self.takes_positions = "position_ids" in accepted
-        self.takes_keep = "logits_to_keep" in accepted
-        self.cache_name = cache_argument(model)
+        self.weights = fast_weights(model) if fast else None
 
     # -- what runs together ------------------------------------------------------------------------------------------
 
@@ -190,11 +194,7 @@ class _Engine:
         maximum = self.sampling.maximum_tokens
         slots = torch.tensor(chunk, dtype=torch.int64, device=self.device)
         seeds = self.prompts.seed[slots]
-        cache, logits, padding, positions = self._prefill(chunk)
-        width = padding.shape[1]
-        # The attention mask of the whole run is written once: prompt padding is the only thing it ever hides.
-        visible = None if bool(padding.all()) else torch.nn.functional.pad(padding, (0, maximum), value=True)
-        broadcast = visible is not None and self._one_mask_for_all(cache)
+        decoder, logits, positions = self._prefill(chunk)
         alive = torch.ones(len(chunk), dtype=torch.bool, device=self.device)
         for step in range(maximum):
             tokens = self._draw(logits, slots, seeds, alive, step)
@@ -204,48 +204,36 @@ class _Engine:
                 return
             if live <= self.compact_below * len(alive):
                 keep = alive.nonzero().squeeze(1)
-                cache.reorder_cache(keep)
+                decoder.keep(keep)
                 slots, seeds, alive, tokens, positions = (x[keep] for x in (slots, seeds, alive, tokens, positions))
-                visible = None if visible is None else visible[keep]
-            mask = None if visible is None else visible[:, : width + step + 1]
-            if mask is not None and broadcast:
-                mask = mask[:, None, None]
-            logits = self._forward(tokens[:, None], mask, positions[:, None], cache)
+            logits = decoder.step(tokens, positions)
             positions = positions + 1
 
-    def _prefill(self, chunk: list[int]) -> tuple[Any, Tensor, Tensor, Tensor]:
-        """Cache, next-token logits [n, V], prompt mask [n, P] and next positions [n] of the rows."""
+    def _prefill(self, chunk: list[int]) -> tuple[Decoder, Tensor, Tensor]:
+        """A decoder that has read the prompts of the rows, next-token logits [n, V] and next positions [n]."""
         first: dict[int, int] = {}  # distinct prompt → its place in the prefill
         for row in chunk:
             first.setdefault(self.prompt_of[row] if self.share_prompts else row, row)
-        place = {key: i for i, key in enumerate(first)}
-        spread = [place[self.prompt_of[row] if self.share_prompts else row] for row in chunk]
         width = max(self.lengths[row] for row in chunk)
         source = torch.tensor(list(first.values()), dtype=torch.int64, device=self.device)
         ids = self.prompts.prompt_ids[source, -width:]
         mask = self.prompts.prompt_mask[source, -width:]
-        cache = growing_cache(self.model.config)
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-        logits = self._forward(ids, None if bool(mask.all()) else mask.long(), positions, cache)
-        following = positions[:, -1] + 1
+        spread = None
         if len(first) < len(chunk):
-            index = torch.tensor(spread, dtype=torch.int64, device=self.device)
-            cache.reorder_cache(index)
-            logits, mask, following = logits[index], mask[index], following[index]
-        return cache, logits, mask, following
+            place = {key: i for i, key in enumerate(first)}
+            places = [place[self.prompt_of[row] if self.share_prompts else row] for row in chunk]
+            spread = torch.tensor(places, dtype=torch.int64, device=self.device)
+        decoder = self._decoder(width + self.sampling.maximum_tokens)
+        logits = decoder.prefill(ids, mask, positions, spread)
+        following = positions[:, -1] + 1
+        return decoder, logits, following if spread is None else following[spread]
 
-    def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
-        """Logits [n, V] after the last token."""
-        arguments: dict[str, Any] = {self.cache_name: cache}
-        if self.takes_positions:
-            arguments["position_ids"] = positions
-        if self.takes_keep:
-            arguments["logits_to_keep"] = 1
-        return self.model(input_ids=ids, attention_mask=mask, use_cache=True, **arguments).logits[:, -1]  # type: ignore[no-any-return]
-
-    def _one_mask_for_all(self, cache: Any) -> bool:
-        """True where a ready mask [n, 1, 1, K] can be handed in, which saves building one at every token."""
-        return self.model.config._attn_implementation == "sdpa" and full_attention_only(cache)
+    def _decoder(self, longest: int) -> Decoder:
+        """The fast decoder where it knows the model and no window is exceeded."""
+        if self.weights is not None and (self.weights.window is None or longest <= self.weights.window):
+            return FastDecoder(self.model, self.weights)
+        return PlainDecoder(self.model, self.sampling.maximum_tokens)
 
     # -- one token ---------------------------------------------------------------------------------------------------
 

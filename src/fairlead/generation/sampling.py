@@ -28,3 +28,9 @@ class Sampling(BaseModel):
         default_factory=list, description="token ids that end a response besides the model's own"
     )
     minimum_tokens: int = Field(0, ge=0, description="no end token before this many tokens")
+
+    @property
+    def unfiltered(self) -> bool:
+        """True where tokens are drawn from the model's own distribution at `temperature`, with nothing left out."""
+        kept = self.top_k == 0 and self.top_p == 1.0 and self.min_p == 0.0 and self.minimum_tokens == 0
+        return kept and self.temperature > 0

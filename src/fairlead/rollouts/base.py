@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
+from torch import Tensor
+
 from fairlead.batch import Prompts, Samples
 from fairlead.parts import Part
 from fairlead.runtime.group import ModelGroup
@@ -25,3 +27,7 @@ class Rollout(Part, slot="rollout"):
     def temperature(self) -> float:
         """The temperature at which training computes log-probabilities; that of the sampler where it makes sense."""
         return 1.0
+
+    def logprobs(self, samples: Samples) -> Tensor | None:
+        """[B, T] log-probabilities at `temperature` as the sampler found them; None where it cannot say."""
+        return samples.logprobs if self.temperature == 1.0 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import Field
+from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Prompts, Samples, repeat_rows
@@ -31,3 +32,8 @@ class SampleRollout(Rollout, name="sample"):
     @property
     def temperature(self) -> float:
         return self.sampling.temperature or 1.0
+
+    def logprobs(self, samples: Samples) -> Tensor | None:
+        if self.sampling.unfiltered:
+            return samples.sampling_logprobs
+        return super().logprobs(samples)

@@ -19,7 +19,20 @@ from torch import Tensor
 
 from fairlead.batch import Prompts, row_table, row_tokens
 
-__all__ = ["Parcel", "deal", "deal_prompts", "pack", "pack_tensor", "row_lengths", "unpack", "unpack_tensor"]
+__all__ = [
+    "Parcel",
+    "alike",
+    "deal",
+    "deal_prompts",
+    "deal_rows",
+    "pack",
+    "pack_tensor",
+    "row_lengths",
+    "unpack",
+    "unpack_tensor",
+]
+
+_UNEVEN = 1.25  # the busiest worker's work over the mean from which computing a prompt twice is cheaper than waiting
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -56,20 +69,47 @@ def deal(costs: Sequence[int], workers: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def deal_prompts(prompts: Prompts, maximum_tokens: int, workers: int) -> list[list[int]]:
-    """Rows dealt to workers, equal prompts to one worker, so that it runs each prompt through the model once.
+def alike(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """Rows that hold the same tokens where the mask is true, in order of first appearance. Shapes: [B, L]."""
+    found: dict[bytes, list[int]] = {}
+    # Padding may hold anything: it is made the same in every row.
+    marked = torch.where(mask, ids, -1).cpu().numpy()
+    for row in range(marked.shape[0]):
+        found.setdefault(marked[row].tobytes(), []).append(row)
+    return list(found.values())
 
-    With fewer different prompts than workers, the rows are dealt singly: an idle worker costs more than a second prefill.
+
+def deal_prompts(prompts: Prompts, maximum_tokens: int, workers: int) -> list[list[int]]:
+    """Rows to be answered, dealt to workers; equal prompts go to one worker, which runs each of them through the model once."""
+    lengths: list[int] = prompts.prompt_mask.sum(1).tolist()
+    return _deal_families(
+        alike(prompts.prompt_ids, prompts.prompt_mask), lengths, [maximum_tokens] * len(lengths), workers
+    )
+
+
+def deal_rows(batch: Any, workers: int) -> list[list[int]]:
+    """Rows to be scored or learned from, dealt to workers; rows of equal prompts go to one worker, as in `deal_prompts`."""
+    costs = row_lengths(batch)
+    if not hasattr(batch, "prompt_mask"):
+        return deal(costs, workers)
+    prompts: list[int] = batch.prompt_mask.sum(-1).tolist()
+    rest = [max(cost - prompt, 0) for cost, prompt in zip(costs, prompts, strict=True)]
+    return _deal_families(alike(batch.prompt_ids, batch.prompt_mask), prompts, rest, workers)
+
+
+def _deal_families(
+    families: list[list[int]], shared: Sequence[int], own: Sequence[int], workers: int
+) -> list[list[int]]:
+    """Families dealt whole; rows singly where whole families would leave a worker with much more than the others.
+
+    A row costs what it shares with its family once, and its own part.
     """
-    lengths = prompts.prompt_mask.sum(1).tolist()
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for row, (ids, length) in enumerate(zip(prompts.prompt_ids.tolist(), lengths, strict=True)):
-        alike.setdefault(tuple(ids[len(ids) - length :]), []).append(row)
-    if len(alike) < workers:
-        return deal([length + maximum_tokens for length in lengths], workers)
-    groups = list(alike.values())
-    shares = deal([len(ids) + maximum_tokens * len(rows) for ids, rows in alike.items()], workers)
-    return [sorted(row for group in share for row in groups[group]) for share in shares]
+    costs = [shared[rows[0]] + sum(own[row] for row in rows) for rows in families]
+    shares = deal(costs, workers)
+    busiest = max(sum(costs[family] for family in share) for share in shares)
+    if busiest * workers > _UNEVEN * sum(costs):
+        return deal([a + b for a, b in zip(shared, own, strict=True)], workers)
+    return [sorted(row for family in share for row in families[family]) for share in shares]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

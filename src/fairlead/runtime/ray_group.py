@@ -30,7 +30,7 @@ from torch import Tensor
 from fairlead.batch import Batch, Prompts, Samples, concatenate, row_table
 from fairlead.generation import Sampling
 from fairlead.models import ModelSpec
-from fairlead.runtime.dispatch import deal, deal_prompts, pack, pack_tensor, row_lengths, unpack, unpack_tensor
+from fairlead.runtime.dispatch import deal_prompts, deal_rows, pack, pack_tensor, unpack, unpack_tensor
 from fairlead.runtime.forward import Outputs
 from fairlead.runtime.group import GroupSpec, ModelGroup, Trainable
 from fairlead.runtime.replica import PeerError, Replica
@@ -80,7 +80,7 @@ class RayGroup(ModelGroup):
     def outputs(
         self, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, reference: bool = False
     ) -> Outputs:
-        shares = _not_all_empty(deal(row_lengths(batch), self._workers))
+        shares = _not_all_empty(deal_rows(batch, self._workers))
         parcel = self._put(pack(batch))
         answers = self._call(
             "outputs", {r: (parcel, rows, needs, temperature, reference) for r, rows in shares.items()}
@@ -97,7 +97,7 @@ class RayGroup(ModelGroup):
 
     def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
         work = self._put((pack(batch), objective))
-        shares = deal(row_lengths(batch), self._workers)
+        shares = deal_rows(batch, self._workers)
         answers = self._call("step", {rank: (work, rows) for rank, rows in enumerate(shares)})
         totals: dict[str, float] = {}
         for rank in sorted(answers):

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from fairlead.batch import Batch, Prompts, Samples, take
-from fairlead.data import TextCodec, token_budget_batches
+from fairlead.data import TextCodec
 from fairlead.generation import Sampling, generate
 from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights
-from fairlead.runtime.dispatch import row_lengths
 from fairlead.runtime.forward import Outputs, forward
 from fairlead.runtime.group import GroupSpec, Trainable
 from fairlead.runtime.memory import keep_freed_memory
 from fairlead.runtime.optimiser import OptimiserSpec, build_optimiser, set_learning_rate
+from fairlead.runtime.sharing import microbatches
 
 __all__ = ["ModelWorker"]
 
@@ -47,7 +47,7 @@ class ModelWorker:
         self.steps = 0
         self.optimiser: torch.optim.Optimizer | None = None
         if spec.optimiser is not None:
-            self.optimiser = build_optimiser(self.model.parameters(), spec.optimiser)
+            self.optimiser = build_optimiser(self.model, spec.optimiser)
         else:
             self.model.requires_grad_(False)
 
@@ -68,7 +68,7 @@ class ModelWorker:
         self.model.eval()
         found = Outputs()
         with self._precision(), adapter_off(self.model) if reference else nullcontext():
-            for rows in self._microbatches(batch, _INFERENCE_TOKENS):
+            for rows in microbatches(batch, _INFERENCE_TOKENS):
                 part = forward(self.model, take(_tensors(batch), rows).to(self.device), needs, temperature)
                 for name in needs:
                     value: Tensor = getattr(part, name).float().cpu()
@@ -92,7 +92,7 @@ class ModelWorker:
         torch.manual_seed(self.spec.seed + self.steps + self.rank * _GOLDEN)
         totals: dict[str, float] = {}
         tensors = _tensors(batch)
-        for rows in self._microbatches(batch, spec.tokens_per_microbatch):
+        for rows in microbatches(batch, spec.tokens_per_microbatch):
             micro = take(tensors, rows).to(self.device)
             with self._precision():
                 outputs = forward(self.model, micro, objective.needs, objective.temperature)
@@ -195,9 +195,6 @@ class ModelWorker:
         if self.spec.precision == "bfloat16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
-
-    def _microbatches(self, batch: Any, budget: int) -> list[list[int]]:
-        return token_budget_batches(row_lengths(batch), budget)
 
 
 def _tensors(batch: Any) -> Any:

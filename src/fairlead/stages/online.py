@@ -6,10 +6,11 @@ Does not know: where models run, or any method's mathematics.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Experience, Prompts, Samples
@@ -69,6 +70,11 @@ class Online(Stage, name="online"):
     critic_warmup: int = Field(0, ge=0, description="rollouts in which only the critic learns")
     maximum_prompt: int | None = Field(
         None, ge=1, description="longest prompt, tokens; longer ones lose their beginning"
+    )
+    old_logprobs: Literal["auto", "sampler", "recompute"] = Field(
+        "auto",
+        description="the old policy of the ratio: as the sampler found it, or by another pass of the trainer, whose arithmetic "
+        "differs in half precision; auto: the sampler's in float32, else another pass",
     )
 
     @model_validator(mode="after")
@@ -160,8 +166,7 @@ class Online(Stage, name="online"):
         for name, source in self.rewards.items():
             experience.channels[name] = source(samples)
             metrics |= {f"reward/{name}/{key}": value for key, value in source.metrics().items()}
-        # The trainer's own arithmetic, not the sampler's, so that the first ratio is exactly one.
-        experience = experience.replace(logprobs=policy.token_logprobs(experience, temperature))
+        experience = experience.replace(logprobs=self._old_logprobs(samples, experience, policy, temperature))
         if critic is not None:
             experience = experience.replace(values=critic.values(experience))
         if self.regulariser.needs_reference:
@@ -169,6 +174,15 @@ class Online(Stage, name="online"):
             logprobs = group.token_logprobs(experience, temperature, reference=adapter_off)
             experience = experience.replace(reference_logprobs=logprobs)
         return experience, metrics
+
+    def _old_logprobs(self, samples: Samples, experience: Experience, policy: ModelGroup, temperature: float) -> Tensor:
+        """[B, T]: recomputed by the trainer, the first ratio is exactly one; the sampler's cost nothing."""
+        exact = policy.spec.precision == policy.spec.model.dtype == "float32"
+        if self.old_logprobs == "sampler" or (self.old_logprobs == "auto" and exact):
+            found = self.rollout.logprobs(samples)
+            if found is not None:
+                return found
+        return policy.token_logprobs(experience, temperature)
 
     def _weigh(self, experience: Experience) -> Experience:
         """Combine the channels, shape the score, select rows, lay the reward on tokens."""

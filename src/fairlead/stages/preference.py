@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from fairlead.batch import Pairs
-from fairlead.data import FilterReport, PairRecord, SeededSampler, pairs_batch, to_pairs
+from fairlead.data import FilterReport, PairRecord, SeededSampler, pairs_batch, to_pair_groups, to_pairs
 from fairlead.objectives import DPO, PreferenceObjective
 from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
@@ -35,7 +35,11 @@ class Preference(Stage, name="preference"):
     optimiser: OptimiserSpec = Field(
         default_factory=lambda: OptimiserSpec(learning_rate=1e-5), description="how the policy is trained"
     )
-    batch_size: int = Field(32, ge=1, description="pairs in one optimiser step")
+    batch_size: int = Field(
+        32,
+        ge=1,
+        description="records of the data in one optimiser step, each with all its pairs (Ouyang et al. 2022, section 3.5)",
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the data; used when `steps` is null")
     steps: int | None = Field(None, ge=1, description="optimiser steps")
     maximum_prompt: int | None = Field(
@@ -47,9 +51,9 @@ class Preference(Stage, name="preference"):
     validate_every: int = Field(50, ge=1, description="steps between looks at the held-out pairs")
 
     def run(self, run: StageRun) -> dict[str, Any]:
-        pairs, report = to_pairs([run.read(source) for source in self.data])
+        groups, report = to_pair_groups([run.read(source) for source in self.data])
         run.count(report)
-        steps = self.steps or max(1, round(self.epochs * len(pairs) / self.batch_size))
+        steps = self.steps or max(1, round(self.epochs * len(groups) / self.batch_size))
         policy = run.open("policy", self.model, optimiser=self.optimiser, total_steps=steps)
         reference = self._open_reference(run)
         sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
@@ -60,7 +64,9 @@ class Preference(Stage, name="preference"):
 
         for step in run.steps(steps, self.save_every, self.retain):
             with run.phase("reference"):
-                batch = self._batch([pairs[index] for index in sampler.next()], policy, reference, fitted)
+                batch = self._batch(
+                    [pair for index in sampler.next() for pair in groups[index]], policy, reference, fitted
+                )
             with run.phase("update"):
                 learned = policy.update(batch, self.objective)
             metrics = {f"policy/{name}": value for name, value in learned.items()} | {"tokens": float(batch.mask.sum())}
@@ -70,7 +76,7 @@ class Preference(Stage, name="preference"):
             run.log(step, metrics, ("policy/loss", "policy/accuracy", "policy/margin", "validation/accuracy"))
 
         run.count(fitted)
-        result: dict[str, Any] = {"steps": steps, "pairs": len(pairs)}
+        result: dict[str, Any] = {"steps": steps, "pairs": report.kept}
         if held_out is not None:
             result["validation"] = self._validate(held_out, policy)
         return run.finish(result, policy)

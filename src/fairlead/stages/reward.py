@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from fairlead.batch import Pairs
-from fairlead.data import FilterReport, PairRecord, SeededSampler, TextCodec, pairs_batch, to_pairs
+from fairlead.data import FilterReport, PairRecord, SeededSampler, TextCodec, pairs_batch, to_pair_groups, to_pairs
 from fairlead.evaluation import bag_of_words_accuracy, judge_pairs
 from fairlead.objectives import BradleyTerry, RewardObjective
 from fairlead.runs import StageRun
@@ -35,7 +35,11 @@ class RewardModel(Stage, name="reward"):
     optimiser: OptimiserSpec = Field(
         default_factory=lambda: OptimiserSpec(learning_rate=5e-5), description="how the model is trained"
     )
-    batch_size: int = Field(32, ge=1, description="pairs in one optimiser step")
+    batch_size: int = Field(
+        32,
+        ge=1,
+        description="records of the data in one optimiser step, each with all its pairs (Ouyang et al. 2022, section 3.5)",
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the data; used when `steps` is null")
     steps: int | None = Field(None, ge=1, description="optimiser steps")
     maximum_prompt: int | None = Field(
@@ -47,9 +51,9 @@ class RewardModel(Stage, name="reward"):
     validate_every: int = Field(50, ge=1, description="steps between looks at the validation accuracy")
 
     def run(self, run: StageRun) -> dict[str, Any]:
-        pairs, report = to_pairs([run.read(source) for source in self.data])
+        groups, report = to_pair_groups([run.read(source) for source in self.data])
         run.count(report)
-        steps = self.steps or max(1, round(self.epochs * len(pairs) / self.batch_size))
+        steps = self.steps or max(1, round(self.epochs * len(groups) / self.batch_size))
         model = run.open("reward", self.model, "scalar", self.optimiser, steps)
         sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
         run.keep("pairs", sampler)
@@ -58,7 +62,7 @@ class RewardModel(Stage, name="reward"):
         fitted = FilterReport()
 
         for step in run.steps(steps, self.save_every, self.retain):
-            batch = self._batch([pairs[index] for index in sampler.next()], model.codec, fitted)
+            batch = self._batch([pair for index in sampler.next() for pair in groups[index]], model.codec, fitted)
             with run.phase("update"):
                 learned = model.update(batch, self.objective)
             metrics = {f"policy/{name}": value for name, value in learned.items()} | {"tokens": float(batch.mask.sum())}
@@ -71,12 +75,12 @@ class RewardModel(Stage, name="reward"):
             run.log(step, metrics, ("policy/loss", "policy/accuracy", "validation/accuracy"))
 
         run.count(fitted)
-        result: dict[str, Any] = {"steps": steps, "pairs": len(pairs)}
+        result: dict[str, Any] = {"steps": steps, "pairs": report.kept}
         if held_out is not None:
             scores, rows = model.scores(held_out), list(held_out.rows)
             result["validation"] = judge_pairs(scores[:, 0], scores[:, 1], rows)
             result["validation"]["baselines"]["bag_of_words"] = bag_of_words_accuracy(
-                [_row(pair) for pair in pairs], rows
+                [_row(pair) for group in groups for pair in group], rows
             )
         return run.finish(result, model)
 

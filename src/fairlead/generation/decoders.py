@@ -1,0 +1,366 @@
+"""Decoding one token for many rows: through the model's own modules, or faster for the Llama, Qwen and Gemma families.
+
+Knows: weights and key-value caches of a prefilled batch.
+Does not know: prompts, sampling, which rows are finished.
+
+A transformers model spends most of a decoding step on the CPU around its matrix products: attention over one query, casts of the
+weights, and dispatch. The fast decoder reads the same weights and does the same arithmetic with few large operations. With
+autocast it casts (and joins) the weights once for each call of `generate`; without, it uses them where they lie.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import DynamicCache
+
+from fairlead.generation.cache import cache_argument, full_attention_only, growing_cache
+
+__all__ = ["Decoder", "FastDecoder", "PlainDecoder", "fast_weights"]
+
+_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+_COLUMNS = 32  # the cache grows by this many: matrix products run over whole columns, so few should be empty
+
+
+class Decoder(Protocol):
+    """A batch of rows in the middle of their responses."""
+
+    def prefill(self, ids: Tensor, mask: Tensor, positions: Tensor, spread: Tensor | None) -> Tensor:
+        """Read prompts [p, P]; row i continues prompt `spread[i]` (None: each row its own). Returns logits [n, V]."""
+        ...
+
+    def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Read one token of each row; returns the logits [n, V] of the next."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        ...
+
+
+class PlainDecoder:
+    """Any causal language model of transformers, through its own `forward`."""
+
+    def __init__(self, model: Any, maximum: int) -> None:
+        self.model, self.maximum = model, maximum
+        accepted = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in accepted
+        self.takes_keep = "logits_to_keep" in accepted
+        self.cache_name = cache_argument(model)
+        self.cache: Any = None
+        self.visible: Tensor | None = None
+        self.columns = 0
+
+    def prefill(self, ids: Tensor, mask: Tensor, positions: Tensor, spread: Tensor | None) -> Tensor:
+        """As in `Decoder`."""
+        self.cache = growing_cache(self.model.config)
+        logits = self._forward(ids, None if bool(mask.all()) else mask.long(), positions)
+        if spread is not None:
+            self.cache.reorder_cache(spread)
+            logits, mask = logits[spread], mask[spread]
+        self.columns = ids.shape[1]
+        # The attention mask of the whole run is written once: prompt padding is the only thing it ever hides.
+        self.visible = None if bool(mask.all()) else F.pad(mask, (0, self.maximum), value=True)
+        # A ready mask [n, 1, 1, K] saves building one at every token.
+        self.broadcast = self.model.config._attn_implementation == "sdpa" and full_attention_only(self.cache)
+        return logits
+
+    def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """As in `Decoder`."""
+        self.columns += 1
+        mask = None if self.visible is None else self.visible[:, : self.columns]
+        if mask is not None and self.broadcast:
+            mask = mask[:, None, None]
+        return self._forward(tokens[:, None], mask, positions[:, None])
+
+    def keep(self, rows: Tensor) -> None:
+        """As in `Decoder`."""
+        self.cache.reorder_cache(rows)
+        self.visible = None if self.visible is None else self.visible[rows]
+
+    def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        arguments: dict[str, Any] = {self.cache_name: self.cache}
+        if self.takes_positions:
+            arguments["position_ids"] = positions
+        if self.takes_keep:
+            arguments["logits_to_keep"] = 1
+        return self.model(input_ids=ids, attention_mask=mask, use_cache=True, **arguments).logits[:, -1]  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The fast decoder
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Norm:
+    """RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+
+    weight: Tensor
+    epsilon: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.epsilon)
+
+
+@dataclass
+class _Linear:
+    """One or several linear maps of the same input, joined where a copy is made anyway."""
+
+    weights: list[Tensor]
+    biases: list[Tensor | None]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        parts = [F.linear(x, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+@dataclass
+class _Layer:
+    """The weights of one layer."""
+
+    qkv: _Linear
+    output: _Linear
+    gate_up: _Linear
+    down: _Linear
+    before_attention: _Norm
+    after_attention: _Norm | None
+    before_mlp: _Norm
+    after_mlp: _Norm | None
+    query_norm: _Norm | None
+    key_norm: _Norm | None
+    kind: str
+    """Which rotary embedding the layer uses, where a model has several."""
+
+
+@dataclass
+class FastWeights:
+    """What the fast decoder reads of a model; see `fast_weights`."""
+
+    model: Any
+    layers: list[_Layer]
+    norm: _Norm
+    head: _Linear
+    dtype: torch.dtype
+    heads: int
+    key_heads: int
+    head_width: int
+    scale: float
+    gelu: bool
+    attention_cap: float | None
+    logit_cap: float | None
+    window: int | None
+    """The narrowest sliding window; rows must stay within it."""
+
+
+def fast_weights(model: Any) -> FastWeights | None:
+    """The weights of a model that the fast decoder knows, in the precision of the present autocast; None for any other model."""
+    config = model.config
+    family = getattr(config, "model_type", None)
+    if family not in _FAMILIES or getattr(config, "use_bidirectional_attention", False):
+        return None
+    device = next(model.parameters()).device.type
+    own = model.model.norm.weight.dtype
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else own
+    gemma = family.startswith("gemma")
+    activation = getattr(config, "hidden_activation", None) or config.hidden_act
+    if activation not in ("silu", "gelu_pytorch_tanh"):
+        return None
+    attention = model.model.layers[0].self_attn
+    try:
+        layers = [_layer(layer, dtype, gemma) for layer in model.model.layers]
+        head = _linear([model.lm_head], dtype)
+    except TypeError:
+        return None
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds - {"full_attention", "sliding_attention"}:
+        return None
+    # Mistral's configuration has a window and no layer types.
+    slides = "sliding_attention" in kinds or (family == "mistral" and config.sliding_window is not None)
+    return FastWeights(
+        model=model.model,
+        layers=layers,
+        norm=_norm(model.model.norm, gemma),
+        head=head,
+        dtype=dtype,
+        heads=config.num_attention_heads,
+        key_heads=config.num_key_value_heads,
+        head_width=attention.head_dim,
+        scale=attention.scaling,
+        gelu=activation != "silu",
+        attention_cap=getattr(config, "attn_logit_softcapping", None) if family == "gemma2" else None,
+        logit_cap=getattr(config, "final_logit_softcapping", None),
+        window=config.sliding_window if slides else None,
+    )
+
+
+def _layer(layer: Any, dtype: torch.dtype, gemma: bool) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    sandwich = hasattr(layer, "pre_feedforward_layernorm")
+    return _Layer(
+        qkv=_linear([attention.q_proj, attention.k_proj, attention.v_proj], dtype),
+        output=_linear([attention.o_proj], dtype),
+        gate_up=_linear([mlp.gate_proj, mlp.up_proj], dtype),
+        down=_linear([mlp.down_proj], dtype),
+        before_attention=_norm(layer.input_layernorm, gemma),
+        after_attention=_norm(layer.post_attention_layernorm, gemma) if sandwich else None,
+        before_mlp=_norm(layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm, gemma),
+        after_mlp=_norm(layer.post_feedforward_layernorm, gemma) if sandwich else None,
+        query_norm=_norm(attention.q_norm, gemma) if hasattr(attention, "q_norm") else None,
+        key_norm=_norm(attention.k_norm, gemma) if hasattr(attention, "k_norm") else None,
+        kind=getattr(attention, "layer_type", None) or "full_attention",
+    )
+
+
+def _norm(module: Any, gemma: bool) -> _Norm:
+    epsilon = module.eps if gemma else module.variance_epsilon
+    return _Norm(1.0 + module.weight if gemma else module.weight, epsilon)
+
+
+def _linear(modules: list[Any], dtype: torch.dtype) -> _Linear:
+    weights = [_effective_weight(module) for module in modules]
+    biases = [module.bias for module in modules]
+    if all(weight.dtype == dtype for weight in weights):
+        return _Linear(weights, biases)
+    joined = torch.cat([weight.to(dtype) for weight in weights])
+    bias = None if biases[0] is None else torch.cat([b.to(dtype) for b in biases])
+    return _Linear([joined], [bias])
+
+
+def _effective_weight(module: Any) -> Tensor:
+    """The weight of a linear map, with its active adapters added."""
+    if type(module) is nn.Linear:
+        return module.weight
+    if not hasattr(module, "get_delta_weight"):
+        raise TypeError(f"the fast decoder does not know {type(module).__name__}")
+    weight: Tensor = module.get_base_layer().weight
+    if not module.disable_adapters and not module.merged:
+        for name in module.active_adapters:
+            if name in module.lora_A:
+                weight = weight + module.get_delta_weight(name).to(weight.dtype)
+    return weight
+
+
+class FastDecoder:
+    """Llama, Mistral, Qwen 2 and 3, and Gemma 1 to 3, from their weights."""
+
+    def __init__(self, model: Any, weights: FastWeights) -> None:
+        self.model, self.weights = model, weights
+        self.keys: list[Tensor] = []
+        """For each layer [n * key heads, columns, head width]: contiguous, as batched products want them."""
+        self.values: list[Tensor] = []
+        self.hidden: Tensor | None = None
+        """[n, columns] bool, true at prompt padding; None without any."""
+        self.used = 0
+
+    def prefill(self, ids: Tensor, mask: Tensor, positions: Tensor, spread: Tensor | None) -> Tensor:
+        """As in `Decoder`."""
+        whole = bool(mask.all())
+        cache = DynamicCache(config=self.model.config)
+        logits: Tensor = self.model(
+            input_ids=ids,
+            attention_mask=None if whole else mask.long(),
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **{cache_argument(self.model): cache},
+        ).logits[:, -1]
+        self.used = ids.shape[1]
+        columns = _columns(self.used)
+        self.keys = [self._take_over(layer.keys, columns, spread) for layer in cache.layers]
+        self.values = [self._take_over(layer.values, columns, spread) for layer in cache.layers]
+        if spread is not None:
+            logits, mask = logits[spread], mask[spread]
+        self.hidden = None if whole else F.pad(~mask, (0, columns - self.used))
+        return logits
+
+    def _take_over(self, states: Tensor, columns: int, spread: Tensor | None) -> Tensor:
+        """Keys or values [p, heads, P, width] as [n * heads, columns, width]."""
+        states = states.to(self.weights.dtype)
+        if spread is not None:
+            states = states.index_select(0, spread)
+        return F.pad(states, (0, 0, 0, columns - states.shape[2])).flatten(0, 1)
+
+    def keep(self, rows: Tensor) -> None:
+        """As in `Decoder`."""
+        heads = self.weights.key_heads
+        places = (rows[:, None] * heads + torch.arange(heads, device=rows.device)).flatten()
+        for states in (self.keys, self.values):
+            for i, old in enumerate(states):
+                states[i] = old.index_select(0, places)
+        self.hidden = None if self.hidden is None else self.hidden[rows]
+
+    def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """As in `Decoder`."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self._step(tokens, positions)
+
+    def _step(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        w = self.weights
+        if self.used == self.keys[0].shape[1]:
+            self._grow()
+        here, self.used = self.used, self.used + 1
+        x = w.model.embed_tokens(tokens)
+        rotations = self._rotations(x, positions)
+        for i, layer in enumerate(w.layers):
+            attended = self._attend(i, layer, layer.before_attention(x).to(w.dtype), rotations[layer.kind], here)
+            x = x + (attended if layer.after_attention is None else layer.after_attention(attended))
+            gate, up = layer.gate_up(layer.before_mlp(x).to(w.dtype)).chunk(2, -1)
+            gate = F.gelu(gate, approximate="tanh") if w.gelu else F.silu(gate)
+            mixed = layer.down(gate * up)
+            x = x + (mixed if layer.after_mlp is None else layer.after_mlp(mixed))
+        logits = w.head(w.norm(x).to(w.dtype))
+        return logits if w.logit_cap is None else torch.tanh(logits / w.logit_cap) * w.logit_cap
+
+    def _attend(self, index: int, layer: _Layer, x: Tensor, rotation: tuple[Tensor, Tensor], here: int) -> Tensor:
+        """Attention of one new token a row over the row's cache, the new token included."""
+        w, rows = self.weights, x.shape[0]
+        heads = layer.qkv(x).view(rows, w.heads + 2 * w.key_heads, w.head_width)
+        if layer.query_norm is None or layer.key_norm is None:
+            turned = _rotate(heads[:, : w.heads + w.key_heads], *rotation)
+            query, key = turned[:, : w.heads], turned[:, w.heads :]
+        else:
+            query = _rotate(layer.query_norm(heads[:, : w.heads]), *rotation)
+            key = _rotate(layer.key_norm(heads[:, w.heads : w.heads + w.key_heads]), *rotation)
+        keys, values = self.keys[index], self.values[index]
+        keys[:, here] = key.reshape(-1, w.head_width)
+        values[:, here] = heads[:, w.heads + w.key_heads :].reshape(-1, w.head_width)
+        grouped = (query * w.scale).to(w.dtype).reshape(rows * w.key_heads, -1, w.head_width)
+        scores = torch.bmm(grouped, keys.transpose(1, 2))
+        if w.attention_cap is not None:
+            scores = torch.tanh(scores / w.attention_cap) * w.attention_cap
+        scores[..., self.used :] = float("-inf")
+        if self.hidden is not None:
+            scores.view(rows, w.heads, -1).masked_fill_(self.hidden[:, None], float("-inf"))
+        shares = scores.softmax(-1, dtype=torch.float32).to(w.dtype)
+        return layer.output(torch.bmm(shares, values).view(rows, -1))
+
+    def _rotations(self, x: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosines and sines [n, 1, head width] for each kind of layer."""
+        embed, where = self.weights.model.rotary_emb, positions[:, None]
+        kinds = {layer.kind for layer in self.weights.layers}
+        if "layer_type" in inspect.signature(embed.forward).parameters:
+            return {kind: embed(x, where, kind) for kind in kinds}
+        return dict.fromkeys(kinds, embed(x, where))
+
+    def _grow(self) -> None:
+        for states in (self.keys, self.values):
+            for i, old in enumerate(states):
+                states[i] = F.pad(old, (0, 0, 0, _COLUMNS))
+        self.hidden = None if self.hidden is None else F.pad(self.hidden, (0, _COLUMNS))
+
+
+def _columns(used: int) -> int:
+    """Room for `used` columns and at least one more."""
+    return (used // _COLUMNS + 1) * _COLUMNS
+
+
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864) of x [n, heads, width], halves paired."""
+    first, second = x.chunk(2, -1)
+    return x * cosine + torch.cat((-second, first), -1) * sine
