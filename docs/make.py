@@ -10,7 +10,6 @@ import inspect
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from fairlead.evidence.ledger import experiments
 from fairlead.generation import Sampling
 from fairlead.models import LoraSpec, ModelSpec
 from fairlead.parts import Part, PartInfo, part_info, parts_in_slot, slots
-from fairlead.recipes import Recipe, load_recipe, shipped_recipes
-from fairlead.recipes.load import RecipeError
+from fairlead.recipes import Recipe
+from fairlead.recipes.load import recipes_by_part
 from fairlead.recipes.schema import DataSpec
 from fairlead.regularisers import AdaptiveTarget
 from fairlead.runtime import OptimiserSpec, RuntimeSpec
@@ -88,7 +87,7 @@ def every_part() -> dict[str, list[PartInfo]]:
 def pages() -> dict[str, str]:
     """Name of the file → its text."""
     parts = every_part()
-    users = _users()
+    users = recipes_by_part()
     found = {f"{slot}.md": _slot_page(slot, infos, users) for slot, infos in parts.items()}
     found["keys.md"] = _keys_page()
     for name, (title, modules) in MODULES.items():
@@ -192,38 +191,6 @@ def _style() -> str:
     dark = HtmlFormatter(style="github-dark").get_style_defs("[data-bs-theme=dark] .highlight")
     tables = "td code { white-space: normal; overflow-wrap: anywhere; }\n"
     return f"{light}\n{dark}\n{tables}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Who uses what
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _users() -> dict[str, list[str]]:
-    """`slot.name` → the shipped recipes in which the part stands, by name or by default."""
-    found: dict[str, list[str]] = {}
-    for name in shipped_recipes():
-        try:
-            recipe = load_recipe(name)
-        except RecipeError:
-            continue  # a transform or plug-in of it is not installed
-        for part in {f"{part.slot}.{part.part_name}" for part in _parts_in(recipe)}:
-            found.setdefault(part, []).append(name)
-    return found
-
-
-def _parts_in(value: Any) -> Iterator[Part]:
-    if isinstance(value, Part):
-        yield value
-    if isinstance(value, BaseModel):
-        for field in type(value).model_fields:
-            yield from _parts_in(getattr(value, field))
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _parts_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _parts_in(item)
 
 
 if __name__ == "__main__":

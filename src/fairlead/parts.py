@@ -30,6 +30,7 @@ __all__ = [
     "nearest",
     "part_info",
     "parts_in_slot",
+    "parts_within",
     "slots",
 ]
 
@@ -170,6 +171,23 @@ def get_part(name: str, slot: str | None = None) -> type[Part]:
         raise LookupError(f"{name!r} stands in several slots; write one of {options}")
     everything = {part for key, parts in _PARTS.items() if slot in (None, key) for part in parts}
     raise LookupError(f"no part called {name!r}; {nearest(name, everything)}")
+
+
+def parts_within(value: Any, path: str = "") -> Iterator[tuple[str, Part]]:
+    """Every part below `value` (a model, mapping, list or tuple) with its path, such as `rewards/taste`; not `value` itself."""
+    if isinstance(value, BaseModel):
+        below: Any = ((name, getattr(value, name)) for name in type(value).model_fields)
+    elif isinstance(value, dict):
+        below = value.items()
+    elif isinstance(value, list | tuple):
+        below = enumerate(value)
+    else:
+        return
+    for name, child in below:
+        here = f"{path}/{name}" if path else str(name)
+        if isinstance(child, Part):
+            yield here, child
+        yield from parts_within(child, here)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

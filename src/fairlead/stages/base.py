@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from fairlead.data import DataSource
 from fairlead.models import ModelSpec
-from fairlead.parts import Part
+from fairlead.parts import Part, parts_within
 from fairlead.runs import StageRun
 
 __all__ = ["EvenSources", "Model", "Sources", "Stage"]
@@ -47,25 +46,9 @@ class Stage(Part, slot="stage"):
 
     def keep_parts(self, run: StageRun) -> None:
         """Make the state of every part of the stage, however deep, part of its checkpoints."""
-        for path, part in _parts_below(self, ""):
-            run.keep(f"parts{path}", part)
+        for path, part in parts_within(self):
+            run.keep(f"parts/{path}", part)
 
     @abstractmethod
     def run(self, run: StageRun) -> dict[str, Any]:
         """Do the work (from the last checkpoint on) and return what `StageRun.finish` wrote."""
-
-
-def _parts_below(value: Any, path: str) -> Iterator[tuple[str, Part]]:
-    """Every part in the fields of `value`, with its path."""
-    if isinstance(value, BaseModel):
-        below: Any = ((name, getattr(value, name)) for name in type(value).model_fields)
-    elif isinstance(value, dict):
-        below = value.items()
-    elif isinstance(value, list):
-        below = enumerate(value)
-    else:
-        return
-    for name, child in below:
-        if isinstance(child, Part):
-            yield f"{path}/{name}", child
-        yield from _parts_below(child, f"{path}/{name}")
