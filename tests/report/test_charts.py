@@ -13,9 +13,7 @@ from fairlead.report.charts import (
     Drawing,
     Guide,
     Line,
-    Scale,
     bar_chart,
-    format_number,
     line_chart,
     path_chart,
     reliability_chart,
@@ -23,6 +21,8 @@ from fairlead.report.charts import (
     smooth,
     stacked_chart,
 )
+from fairlead.report.charts.canvas import Scale
+from fairlead.report.numbers import format_number
 
 X = np.arange(1.0, 101.0)
 

@@ -17,8 +17,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from fairlead.report.charts import Drawing, Guide, Line, format_number, line_chart, path_chart, smooth
-from fairlead.report.figures import SPECS, Figure, Group, frontier_lines
+from fairlead.report.charts import Drawing, Guide, Line, line_chart, path_chart, smooth
+from fairlead.report.figures import LEARNING, SPECS, Figure, Group, frontier_lines
+from fairlead.report.numbers import format_number
 from fairlead.report.page import LARGEST, environment
 from fairlead.report.read import Curve, RunData, read_run
 from fairlead.report.summary import format_seconds, measures
@@ -217,7 +218,7 @@ def _metrics(comparison: Comparison, stage: str) -> list[tuple[str, str, str, bo
     for spec in SPECS:
         if not spec.headline or (online and spec.title == "Loss"):
             continue
-        for name, label in spec.metrics[:2] if spec.group == "Learning" else spec.metrics[:1]:
+        for name, label in spec.metrics[:2] if spec.group == LEARNING else spec.metrics[:1]:
             if name in logged:
                 title = spec.title if len(spec.metrics) == 1 else f"{spec.title}, {label}"
                 found.append((name, title, spec.unit, spec.percent))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fairlead.report.charts import format_number
+from fairlead.report.numbers import format_number
 from fairlead.report.read import Curve, RunData, StageData, mean_of, number
 
 __all__ = ["RULES", "Finding", "findings", "trained_channels"]

@@ -14,9 +14,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fairlead.evaluation import plain_text
-from fairlead.report.charts import format_number
 from fairlead.report.figures import glance, stage_figures
 from fairlead.report.findings import findings, trained_channels
+from fairlead.report.numbers import format_number
 from fairlead.report.read import RunData, StageData, number, read_run
 from fairlead.report.summary import cards, format_seconds
 from fairlead.runs import write_text

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairlead.report.charts import format_number
 from fairlead.report.findings import RULES, findings, trained_channels
+from fairlead.report.numbers import format_number
 from fairlead.report.read import RunData, StageData, mean_of, number, read_run
 
 __all__ = ["Card", "cards", "format_seconds", "headline", "measures"]
