@@ -42,12 +42,10 @@ _STATE = "state.pt"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: it was asked for
-    """The run was asked to stop; everything up to `step` is saved."""
+    """The run was asked to stop; everything up to `where` is saved."""
 
-    def __init__(self, directory: Path, stage: str, step: int) -> None:
-        super().__init__(
-            f"stopped in stage {stage} after step {step}; continue with: fairlead run --resume {directory}"
-        )
+    def __init__(self, directory: Path, where: str) -> None:
+        super().__init__(f"stopped {where}; continue with: fairlead run --resume {directory}")
         self.directory = directory
 
 
@@ -246,7 +244,7 @@ class StageRun:
             if stopping or (save_every and step % save_every == 0 and step < total):
                 self._save(step, retain)
             if stopping:
-                raise Interrupted(self.run.directory, self.id, step)
+                raise Interrupted(self.run.directory, f"in stage {self.id} after step {step}")
         self.run.console.end()
 
     @contextmanager
