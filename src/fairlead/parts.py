@@ -43,7 +43,7 @@ class Part(BaseModel):
 
     Subclass with `slot=` to open a slot, with `name=` to put a part into the slot of its base class.
     A part that keeps state between steps overrides `state_dict` and `load_state_dict`; what they carry must be
-    enough for a resumed run to continue bit for bit.
+    enough for a resumed run to continue bit for bit. A part that holds processes or files overrides `close`.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, arbitrary_types_allowed=True)
@@ -118,6 +118,9 @@ class Part(BaseModel):
         """Restore what `state_dict` returned."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, yet was given {sorted(state)}")
+
+    def close(self) -> None:
+        """Give back what the part holds (processes, files, models); called when its stage ends, however it ends."""
 
 
 def _dump(part: Part) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def execute(
                     raise Interrupted(directory, f"before stage {identifier}")
                 part = "" if stage.part_name == identifier else f" [dim]{stage.part_name}[/dim]"
                 run.console.print(f"[bold]{identifier}[/bold]{part}")
-                stage.run(context)
+                with context.closing(stage):
+                    stage.run(context)
     finally:
         run.close()
     write_json(about_file, about | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})

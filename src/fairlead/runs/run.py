@@ -16,6 +16,7 @@ Does not know: what the stages do.
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import shutil
 import signal
@@ -30,13 +31,15 @@ import torch
 
 from fairlead.data import DataSource, Table, TextCodec, read
 from fairlead.models import ModelSpec, load_tokenizer
-from fairlead.parts import nearest
+from fairlead.parts import Part, nearest, parts_within
 from fairlead.runs.console import RunConsole
 from fairlead.runs.files import RunError, atomic_folder, read_json, write_json
 from fairlead.runs.metrics import JsonLines, MetricSinks
 from fairlead.runtime import GroupSpec, ModelGroup, OptimiserSpec, RuntimeSpec, open_group
 
 __all__ = ["Interrupted", "Run", "StageRun", "Stateful"]
+
+logger = logging.getLogger(__name__)
 
 _STATE = "state.pt"
 
@@ -172,6 +175,19 @@ class StageRun:
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
         self.run.results[self.id] = result
         return result
+
+    @contextmanager
+    def closing(self, stage: Part) -> Iterator[None]:
+        """Give back, when the work ends or fails, every model that was opened and what the stage and its parts hold."""
+        try:
+            yield
+        finally:
+            for part in (stage, *(part for _, part in parts_within(stage))):
+                try:
+                    part.close()
+                except Exception as error:  # the work is done, or its own error matters more
+                    logger.warning("%s of stage %s could not be closed: %s", type(part).__name__, self.id, error)
+            self._close_groups()
 
     # -- models and data ---------------------------------------------------------------------------------------------
 
