@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["format_number", "format_percent"]
+__all__ = ["format_number", "format_percent", "format_seconds"]
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
@@ -31,6 +31,20 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return ("−" if value < 0 and text != "0" else "") + text
 
 
-def format_percent(share: float, digits: int = 0) -> str:
-    """A share as a percentage, never apart from its sign."""
+def format_percent(share: float | None, digits: int = 0) -> str:
+    """A share as a percentage, never apart from its sign; a dash for none."""
+    if share is None:
+        return "—"
     return f"{share * 100:.{digits}f}\u00a0%".replace("-", "−")
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Wall time for people."""
+    if seconds is None:
+        return "—"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = seconds / 60
+    if minutes < 60:
+        return f"{minutes:.0f} min"
+    return f"{int(minutes // 60)} h {int(minutes % 60):02d} min"

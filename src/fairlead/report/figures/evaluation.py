@@ -7,7 +7,6 @@ Does not know: how the models were made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from fairlead.report.charts import Bar, bar_chart, share_chart
 from fairlead.report.figures.base import JUDGE, PROXY, Figure
@@ -18,12 +17,7 @@ __all__ = ["evaluation_figures"]
 
 def evaluation_figures(stage: StageData, rewards: Sequence[str]) -> list[Figure]:
     """Every judge's verdict by model, and who wins how often; `rewards` are the channels that were trained on."""
-    result: dict[str, Any] = stage.result or {}
-    channels = result.get("channels")
-    if not isinstance(channels, dict):
-        return []
-    figures = []
-    models = [str(name) for name in result.get("models") or channels]
+    figures, channels, models = [], stage.channels, stage.models
     for channel in dict.fromkeys(name for model in models for name in channels.get(model, {})):
         bars = []
         for model in models:
@@ -44,21 +38,20 @@ def evaluation_figures(stage: StageData, rewards: Sequence[str]) -> list[Figure]
                 else "Mean verdict on held-out prompts; intervals that do not overlap are a difference you can trust."
             )
             figures.append(Figure(f"{'Trained reward' if trained else 'Judge'}: {channel}", drawing, reading))
-    versus = result.get("versus")
-    if isinstance(versus, dict) and isinstance(versus.get("channels"), dict):
-        rows = []
-        for channel, entry in versus["channels"].items():
-            shares = [number(entry.get(key)) for key in ("win", "tie", "lose")]
-            if None not in shares:
-                rows.append((str(channel), [share or 0.0 for share in shares]))
-        if rows:
-            names = (f"{versus.get('last')} better", "tie", f"{versus.get('first')} better")
-            drawing = share_chart(rows, names, title=f"Win rates, stage {stage.id}", colours=(2, 0, 6))
-            figures.append(
-                Figure(
-                    "Win rates",
-                    drawing,
-                    "The two models' answers to the same prompts, one against one; past the middle line the later model wins more often than not.",
-                )
+    rows = []
+    for channel, entry in stage.versus.items():
+        shares = [number(entry.get(key)) for key in ("win", "tie", "lose")]
+        if None not in shares:
+            rows.append((str(channel), [share or 0.0 for share in shares]))
+    if rows:
+        pair = (stage.result or {})["versus"]
+        names = (f"{pair.get('last')} better", "tie", f"{pair.get('first')} better")
+        drawing = share_chart(rows, names, title=f"Win rates, stage {stage.id}", colours=(2, 0, 6))
+        figures.append(
+            Figure(
+                "Win rates",
+                drawing,
+                "The two models' answers to the same prompts, one against one; past the middle line the later model wins more often than not.",
             )
+        )
     return figures

@@ -17,7 +17,7 @@ __all__ = ["seconds_figure"]
 
 def seconds_figure(stage: StageData, used: set[str], points: int) -> Figure | None:
     """Seconds of each phase, stacked; what no phase accounts for is shown as the rest."""
-    names = [name for name in stage.names() if name.startswith("seconds/")]
+    names = stage.names("seconds/")
     used |= set(names)
     whole = stage.curve("seconds/step")
     if not whole:

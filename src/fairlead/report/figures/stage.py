@@ -39,7 +39,7 @@ def stage_figures(stage: StageData, rewards: Sequence[str] = (), points: int = 2
     if stage.part == "reward" or "reliability" in stage.validation:
         for figure in reward_model_figures(stage):
             add("On held-out pairs", figure)
-    elif stage.part == "evaluate" or isinstance((stage.result or {}).get("channels"), dict):
+    elif stage.part == "evaluate" or stage.channels:
         for figure in evaluation_figures(stage, rewards):
             add("Verdicts", figure)
     for figure in reward_curves(stage, used, points):
