@@ -14,6 +14,7 @@ from fairlead import parts
 from fairlead.parts import (
     Part,
     describe_problems,
+    fields_of,
     get_part,
     nearest,
     part_info,
@@ -246,6 +247,26 @@ def test_defaults_that_are_parts_are_shown_by_name(house: Any) -> None:
 
     fields = {field.name: field.default for field in part_info(Hall).fields}
     assert fields == {"heater": "stove", "width": "required"}
+
+
+def test_defaults_are_shown_as_a_recipe_writes_them() -> None:
+    class Door(BaseModel):
+        width: float = 0.9
+        locks: list[str] = Field(default_factory=list)
+
+    class Flat(BaseModel):
+        number: int | None = None
+        front: Door = Field(default_factory=Door)
+        back: Door = Field(default_factory=lambda: Door(width=1.2))
+        name: str = Field("", description="on the bell")
+
+    fields = {field.name: (field.type, field.default, field.description) for field in fields_of(Flat)}
+    assert fields == {
+        "number": ("int | None", "null", ""),
+        "front": ("Door", "Door", ""),
+        "back": ("Door", "Door(width=1.2)", ""),
+        "name": ("str", "", "on the bell"),
+    }
 
 
 def test_parts_are_found_however_deep(house: Any) -> None:

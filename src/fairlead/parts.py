@@ -26,6 +26,7 @@ __all__ = [
     "PartInfo",
     "Problem",
     "describe_problems",
+    "fields_of",
     "get_part",
     "nearest",
     "part_info",
@@ -234,15 +235,6 @@ def part_info(cls: type[Part]) -> PartInfo:
     """Name, slot, first line, whole docstring, the `Source:` paragraph and the fields of a part."""
     documentation = inspect.cleandoc(cls.__doc__ or "")
     source = re.search(r"^Source:\s*(.+?)(?:\n\s*\n|\Z)", documentation, flags=re.MULTILINE | re.DOTALL)
-    fields = tuple(
-        FieldInfo(
-            name,
-            _type_name(field.annotation),
-            "required" if field.is_required() else _short(field.get_default(call_default_factory=True)),
-            field.description or "",
-        )
-        for name, field in cls.model_fields.items()
-    )
     return PartInfo(
         name=cls.part_name,
         slot=cls.slot,
@@ -250,7 +242,20 @@ def part_info(cls: type[Part]) -> PartInfo:
         documentation=documentation,
         source=" ".join(source.group(1).split()) if source else "",
         module=cls.__module__,
-        fields=fields,
+        fields=fields_of(cls),
+    )
+
+
+def fields_of(model: type[BaseModel]) -> tuple[FieldInfo, ...]:
+    """Name, type, default and description of every field, as a recipe writes them."""
+    return tuple(
+        FieldInfo(
+            name,
+            _type_name(field.annotation),
+            "required" if field.is_required() else _short(field.get_default(call_default_factory=True)),
+            field.description or "",
+        )
+        for name, field in model.model_fields.items()
     )
 
 
@@ -261,7 +266,13 @@ def _type_name(annotation: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    return value.part_name if isinstance(value, Part) and value.part_name else str(value)
+    """A default: the name of a part, the class of a model with what differs from its own defaults, `null` for nothing."""
+    if isinstance(value, Part) and value.part_name:
+        return value.part_name
+    if isinstance(value, BaseModel):
+        own = ", ".join(f"{name}={item!r}" for name, item in value.model_dump(exclude_defaults=True).items())
+        return f"{type(value).__name__}({own})" if own else type(value).__name__
+    return "null" if value is None else str(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

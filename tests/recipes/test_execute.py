@@ -13,16 +13,11 @@ from counting_stage import write_recipe
 from fairlead.recipes import load_recipe
 from fairlead.recipes.execute import execute, new_directory, resume
 from fairlead.runs import Interrupted, RunError, StageRun, read_json, read_json_lines
+from tiny_runs import logged
 
 
 def start(recipe: Path, directory: Path, *overrides: str, **options: Any) -> Any:
     return execute(load_recipe(str(recipe), list(overrides)), directory, quiet=True, **options)
-
-
-def logged(directory: Path) -> list[dict[str, Any]]:
-    """The metrics without what a clock says."""
-    rows = read_json_lines(directory / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k != "time" and not k.startswith("seconds/")} for row in rows]
 
 
 def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:

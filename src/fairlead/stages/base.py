@@ -6,13 +6,16 @@ from abc import abstractmethod
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from torch import Tensor
 
+from fairlead.batch import Batch
 from fairlead.data import DataSource
 from fairlead.models import ModelSpec
 from fairlead.parts import Part, parts_within
 from fairlead.runs import StageRun
+from fairlead.runtime import ModelGroup
 
-__all__ = ["EvenSources", "Model", "Sources", "Stage"]
+__all__ = ["EvenSources", "Model", "Sources", "Stage", "open_reference", "reference_logprobs"]
 
 Model = Annotated[ModelSpec, BeforeValidator(ModelSpec.coerce)]
 """A model in a recipe: its path, or a mapping."""
@@ -52,3 +55,19 @@ class Stage(Part, slot="stage"):
     @abstractmethod
     def run(self, run: StageRun) -> dict[str, Any]:
         """Do the work (from the last checkpoint on) and return what `StageRun.finish` wrote."""
+
+
+def open_reference(run: StageRun, reference: ModelSpec | None, policy: ModelSpec) -> ModelGroup | None:
+    """A model of its own, or None when the policy with its adapters off is the reference."""
+    if reference is None and policy.lora is not None:
+        return None
+    return run.open("reference", reference or policy)
+
+
+def reference_logprobs(
+    policy: ModelGroup, reference: ModelGroup | None, batch: Batch, temperature: float = 1.0
+) -> Tensor:
+    """The log-probabilities of what `open_reference` opened."""
+    if reference is None:
+        return policy.token_logprobs(batch, temperature, reference=True)
+    return reference.token_logprobs(batch, temperature)
