@@ -106,6 +106,9 @@ def test_a_directory_with_another_recipe(tmp_path: Path) -> None:
     start(recipe, tmp_path / "run")
     with pytest.raises(RunError, match="another recipe"):
         start(recipe, tmp_path / "run", "seed=3")
+    (tmp_path / "run" / "recipe.yaml").write_text("plugins: [gone]\nstages: {}\n")
+    with pytest.raises(RunError, match="another recipe"):
+        start(recipe, tmp_path / "run")
 
 
 def test_a_recipe_written_before_a_field_was_there(tmp_path: Path) -> None:

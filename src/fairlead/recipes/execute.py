@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import fairlead
-from fairlead.recipes.load import dump_recipe, load_recipe
+from fairlead.recipes.load import RecipeError, dump_recipe, load_recipe
 from fairlead.recipes.schema import Recipe
 from fairlead.runs import Interrupted, Run, RunError, read_json, write_json, write_text
 
@@ -100,7 +100,12 @@ def _make(directory: Path) -> None:
 
 def _same_recipe(file: Path, text: str) -> bool:
     """Whether the recipe in `file` says what `text` says; an older one lacks the fields that came later."""
-    return file.read_text(encoding="utf-8") == text or dump_recipe(load_recipe(str(file))) == text
+    if file.read_text(encoding="utf-8") == text:
+        return True
+    try:
+        return dump_recipe(load_recipe(str(file))) == text
+    except RecipeError:
+        return False
 
 
 def _about(recipe: Recipe) -> dict[str, Any]:
