@@ -7,12 +7,9 @@ know. They go to docs/reference/, which git ignores.
 from __future__ import annotations
 
 import inspect
-import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 from pygments.formatters import HtmlFormatter
@@ -21,9 +18,9 @@ from fairlead.data import DataSource
 from fairlead.evidence.ledger import experiments
 from fairlead.generation import Sampling
 from fairlead.models import LoraSpec, ModelSpec
-from fairlead.parts import Part, PartInfo, part_info, parts_in_slot, slots
-from fairlead.recipes import Recipe, load_recipe, shipped_recipes
-from fairlead.recipes.load import RecipeError
+from fairlead.parts import FieldInfo, Part, PartInfo, fields_of, part_info, parts_in_slot, slots
+from fairlead.recipes import Recipe
+from fairlead.recipes.load import recipes_by_part
 from fairlead.recipes.schema import DataSpec
 from fairlead.regularisers import AdaptiveTarget
 from fairlead.runtime import OptimiserSpec, RuntimeSpec
@@ -88,7 +85,7 @@ def every_part() -> dict[str, list[PartInfo]]:
 def pages() -> dict[str, str]:
     """Name of the file → its text."""
     parts = every_part()
-    users = _users()
+    users = recipes_by_part()
     found = {f"{slot}.md": _slot_page(slot, infos, users) for slot, infos in parts.items()}
     found["keys.md"] = _keys_page()
     for name, (title, modules) in MODULES.items():
@@ -128,7 +125,7 @@ def _slot_page(slot: str, infos: list[PartInfo], users: dict[str, list[str]]) ->
         lines += ["No part of this slot comes with Fairlead. It is open to plug-ins.", ""]
     for info in infos:
         lines += [f"## {info.name} {{ #{_anchor(info.name)} }}", "", info.documentation, ""]
-        lines += _fields_table([(f.name, f.type, f.default, f.description) for f in info.fields])
+        lines += _fields_table(info.fields)
         recipes = ", ".join(f"`{name}`" for name in users.get(f"{slot}.{info.name}", ())) or "none"
         lines += [f"Class: `{info.module}.{_class_name(slot, info.name)}`. Shipped recipes that use it: {recipes}.", ""]
     return "\n".join(lines)
@@ -138,20 +135,17 @@ def _keys_page() -> str:
     lines = ["# Keys that stages share", "", "The keys of the stages themselves: [stage](stage.md).", ""]
     for title, (model, text) in KEYS.items():
         lines += [f"## {title}", "", text, ""]
-        rows = []
-        for name, field in model.model_fields.items():
-            default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
-            rows.append((name, _type(field.annotation), default, field.description or ""))
-        lines += _fields_table(rows)
+        lines += _fields_table(fields_of(model))
     return "\n".join(lines)
 
 
-def _fields_table(rows: list[tuple[str, str, str, str]]) -> list[str]:
-    if not rows:
+def _fields_table(fields: tuple[FieldInfo, ...]) -> list[str]:
+    if not fields:
         return ["No fields.", ""]
     lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
-    for name, kind, default, meaning in rows:
-        lines.append("| " + " | ".join((f"`{name}`", _code(kind), _code(default), _cell(meaning))) + " |")
+    for field in fields:
+        cells = f"`{field.name}`", _code(field.type), _code(field.default), _cell(field.description)
+        lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -161,18 +155,6 @@ def _code(text: str) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
-
-
-def _type(annotation: Any) -> str:
-    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
-        return annotation.__name__
-    return re.sub(r"\b(?:typing|fairlead(?:\.\w+)*|builtins)\.", "", str(annotation))
-
-
-def _default(value: Any) -> str:
-    if isinstance(value, BaseModel):
-        return value.__repr_name__()
-    return "null" if value is None else str(value)
 
 
 def _summary(cls: type[Part]) -> str:
@@ -192,38 +174,6 @@ def _style() -> str:
     dark = HtmlFormatter(style="github-dark").get_style_defs("[data-bs-theme=dark] .highlight")
     tables = "td code { white-space: normal; overflow-wrap: anywhere; }\n"
     return f"{light}\n{dark}\n{tables}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Who uses what
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _users() -> dict[str, list[str]]:
-    """`slot.name` → the shipped recipes in which the part stands, by name or by default."""
-    found: dict[str, list[str]] = {}
-    for name in shipped_recipes():
-        try:
-            recipe = load_recipe(name)
-        except RecipeError:
-            continue  # a transform or plug-in of it is not installed
-        for part in {f"{part.slot}.{part.part_name}" for part in _parts_in(recipe)}:
-            found.setdefault(part, []).append(name)
-    return found
-
-
-def _parts_in(value: Any) -> Iterator[Part]:
-    if isinstance(value, Part):
-        yield value
-    if isinstance(value, BaseModel):
-        for field in type(value).model_fields:
-            yield from _parts_in(getattr(value, field))
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _parts_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _parts_in(item)
 
 
 if __name__ == "__main__":

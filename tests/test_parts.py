@@ -11,7 +11,17 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fairlead import parts
-from fairlead.parts import Part, describe_problems, get_part, nearest, part_info, parts_in_slot, slots
+from fairlead.parts import (
+    Part,
+    describe_problems,
+    fields_of,
+    get_part,
+    nearest,
+    part_info,
+    parts_in_slot,
+    parts_within,
+    slots,
+)
 
 
 class House(BaseModel):
@@ -237,6 +247,54 @@ def test_defaults_that_are_parts_are_shown_by_name(house: Any) -> None:
 
     fields = {field.name: field.default for field in part_info(Hall).fields}
     assert fields == {"heater": "stove", "width": "required"}
+
+
+def test_defaults_are_shown_as_a_recipe_writes_them() -> None:
+    class Door(BaseModel):
+        width: float = 0.9
+        locks: list[str] = Field(default_factory=list)
+
+    class Flat(BaseModel):
+        number: int | None = None
+        front: Door = Field(default_factory=Door)
+        back: Door = Field(default_factory=lambda: Door(width=1.2))
+        name: str = Field("", description="on the bell")
+
+    fields = {field.name: (field.type, field.default, field.description) for field in fields_of(Flat)}
+    assert fields == {
+        "number": ("int | None", "null", ""),
+        "front": ("Door", "Door", ""),
+        "back": ("Door", "Door(width=1.2)", ""),
+        "name": ("str", "", "on the bell"),
+    }
+
+
+def test_parts_are_found_however_deep(house: Any) -> None:
+    heater, stove, fan = house.parts
+
+    class Double(heater, name="double"):  # type: ignore[misc, valid-type]
+        halves: list[heater] = Field(default_factory=list)  # type: ignore[valid-type]
+
+    class Street(BaseModel):
+        houses: dict[str, house]
+        spare: tuple[heater, ...] = ()  # type: ignore[valid-type]
+        number: int = 1
+
+    double = Double(halves=["fan", stove()])
+    built = house(heater=double, others=["stove"], rooms={"hall": "fan"})
+    street = Street(houses={"one": built}, spare=(fan(),))
+    found = dict(parts_within(street))
+    assert {path: type(part) for path, part in found.items()} == {
+        "houses/one/heater": Double,
+        "houses/one/heater/halves/0": fan,
+        "houses/one/heater/halves/1": stove,
+        "houses/one/others/0": stove,
+        "houses/one/rooms/hall": fan,
+        "spare/0": fan,
+    }
+    assert found["houses/one/heater"] is double
+    assert [path for path, _ in parts_within(double)] == ["halves/0", "halves/1"]
+    assert list(parts_within(stove())) == list(parts_within("stove")) == []
 
 
 def test_nearest() -> None:

@@ -224,6 +224,7 @@ def _paper(source: str) -> str:
 
 def _describe_method(part: type[Part]) -> None:
     from fairlead.parts import part_info
+    from fairlead.recipes.load import recipes_by_part
 
     info = part_info(part)
     console = _console()
@@ -239,40 +240,9 @@ def _describe_method(part: type[Part]) -> None:
             )
         console.print()
         console.print(table)
-    users = _recipes_with(part)
+    users = recipes_by_part().get(f"{info.slot}.{info.name}", [])
     console.print()
     console.print("shipped recipes: " + (", ".join(users) or "none uses it"), markup=False, highlight=False)
-
-
-def _recipes_with(part: type[Part]) -> list[str]:
-    """The shipped recipes in which the part stands, by name or by default."""
-    from fairlead.recipes.load import RecipeError, load_recipe, shipped_recipes
-
-    found = []
-    for name in shipped_recipes():
-        try:
-            recipe = load_recipe(name)
-        except RecipeError:
-            continue  # needs a plug-in or a data column that is not here
-        if any(type(each) is part for each in _parts_in(recipe)):
-            found.append(name)
-    return found
-
-
-def _parts_in(value: Any) -> Iterator[Any]:
-    """Every pydantic model inside `value`, itself included."""
-    from pydantic import BaseModel
-
-    if isinstance(value, BaseModel):
-        yield value
-        for field in type(value).model_fields:
-            yield from _parts_in(getattr(value, field))
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _parts_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _parts_in(item)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -26,10 +26,12 @@ __all__ = [
     "PartInfo",
     "Problem",
     "describe_problems",
+    "fields_of",
     "get_part",
     "nearest",
     "part_info",
     "parts_in_slot",
+    "parts_within",
     "slots",
 ]
 
@@ -42,7 +44,7 @@ class Part(BaseModel):
 
     Subclass with `slot=` to open a slot, with `name=` to put a part into the slot of its base class.
     A part that keeps state between steps overrides `state_dict` and `load_state_dict`; what they carry must be
-    enough for a resumed run to continue bit for bit.
+    enough for a resumed run to continue bit for bit. A part that holds processes or files overrides `close`.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, arbitrary_types_allowed=True)
@@ -118,6 +120,9 @@ class Part(BaseModel):
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, yet was given {sorted(state)}")
 
+    def close(self) -> None:
+        """Give back what the part holds (processes, files, models); called when its stage ends, however it ends."""
+
 
 def _dump(part: Part) -> dict[str, Any]:
     return part.model_dump()
@@ -172,6 +177,23 @@ def get_part(name: str, slot: str | None = None) -> type[Part]:
     raise LookupError(f"no part called {name!r}; {nearest(name, everything)}")
 
 
+def parts_within(value: Any, path: str = "") -> Iterator[tuple[str, Part]]:
+    """Every part below `value` (a model, mapping, list or tuple) with its path, such as `rewards/taste`; not `value` itself."""
+    if isinstance(value, BaseModel):
+        below: Any = ((name, getattr(value, name)) for name in type(value).model_fields)
+    elif isinstance(value, dict):
+        below = value.items()
+    elif isinstance(value, list | tuple):
+        below = enumerate(value)
+    else:
+        return
+    for name, child in below:
+        here = f"{path}/{name}" if path else str(name)
+        if isinstance(child, Part):
+            yield here, child
+        yield from parts_within(child, here)
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """'did you mean …' for the closest choices, or the list of all of them."""
     options = sorted(set(choices))
@@ -213,15 +235,6 @@ def part_info(cls: type[Part]) -> PartInfo:
     """Name, slot, first line, whole docstring, the `Source:` paragraph and the fields of a part."""
     documentation = inspect.cleandoc(cls.__doc__ or "")
     source = re.search(r"^Source:\s*(.+?)(?:\n\s*\n|\Z)", documentation, flags=re.MULTILINE | re.DOTALL)
-    fields = tuple(
-        FieldInfo(
-            name,
-            _type_name(field.annotation),
-            "required" if field.is_required() else _short(field.get_default(call_default_factory=True)),
-            field.description or "",
-        )
-        for name, field in cls.model_fields.items()
-    )
     return PartInfo(
         name=cls.part_name,
         slot=cls.slot,
@@ -229,7 +242,20 @@ def part_info(cls: type[Part]) -> PartInfo:
         documentation=documentation,
         source=" ".join(source.group(1).split()) if source else "",
         module=cls.__module__,
-        fields=fields,
+        fields=fields_of(cls),
+    )
+
+
+def fields_of(model: type[BaseModel]) -> tuple[FieldInfo, ...]:
+    """Name, type, default and description of every field, as a recipe writes them."""
+    return tuple(
+        FieldInfo(
+            name,
+            _type_name(field.annotation),
+            "required" if field.is_required() else _short(field.get_default(call_default_factory=True)),
+            field.description or "",
+        )
+        for name, field in model.model_fields.items()
     )
 
 
@@ -240,7 +266,13 @@ def _type_name(annotation: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    return value.part_name if isinstance(value, Part) and value.part_name else str(value)
+    """A default: the name of a part, the class of a model with what differs from its own defaults, `null` for nothing."""
+    if isinstance(value, Part) and value.part_name:
+        return value.part_name
+    if isinstance(value, BaseModel):
+        own = ", ".join(f"{name}={item!r}" for name, item in value.model_dump(exclude_defaults=True).items())
+        return f"{type(value).__name__}({own})" if own else type(value).__name__
+    return "null" if value is None else str(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,12 @@ import pytest
 from counting_stage import write_recipe
 from fairlead.recipes import load_recipe
 from fairlead.recipes.execute import execute, new_directory, resume
-from fairlead.runs import Interrupted, RunError, read_json, read_json_lines
+from fairlead.runs import Interrupted, RunError, StageRun, read_json, read_json_lines
+from tiny_runs import logged
 
 
 def start(recipe: Path, directory: Path, *overrides: str, **options: Any) -> Any:
     return execute(load_recipe(str(recipe), list(overrides)), directory, quiet=True, **options)
-
-
-def logged(directory: Path) -> list[dict[str, Any]]:
-    """The metrics without what a clock says."""
-    rows = read_json_lines(directory / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k != "time" and not k.startswith("seconds/")} for row in rows]
 
 
 def test_a_run_writes_what_it_promises(tmp_path: Path) -> None:
@@ -109,6 +106,38 @@ def test_a_directory_with_another_recipe(tmp_path: Path) -> None:
     start(recipe, tmp_path / "run")
     with pytest.raises(RunError, match="another recipe"):
         start(recipe, tmp_path / "run", "seed=3")
+    (tmp_path / "run" / "recipe.yaml").write_text("plugins: [gone]\nstages: {}\n")
+    with pytest.raises(RunError, match="another recipe"):
+        start(recipe, tmp_path / "run")
+
+
+def test_a_recipe_written_before_a_field_was_there(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, stop_file=str(tmp_path / "stop"))
+    (tmp_path / "stop").touch()
+    with pytest.raises(Interrupted):
+        start(recipe, tmp_path / "run")
+    file = tmp_path / "run" / "recipe.yaml"
+    file.write_text(file.read_text().replace("    pause: 0.0\n", ""))
+    assert "pause" not in file.read_text()
+    assert list(start(recipe, tmp_path / "run").results) == ["first", "second"]
+
+
+def test_a_request_to_stop_that_no_step_hears_ends_the_run_before_the_next_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a stage without steps, or behind the last one."""
+    finish = StageRun.finish
+
+    def asked(self: StageRun, *args: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(self, *args)
+
+    monkeypatch.setattr(StageRun, "finish", asked)
+    recipe = write_recipe(tmp_path)
+    with pytest.raises(Interrupted, match="stopped before stage second; continue with"):
+        start(recipe, tmp_path / "run")
+    assert {row["stage"] for row in logged(tmp_path / "run")} == {"first"}
+    assert list(resume(tmp_path / "run", quiet=True).results) == ["first", "second"]  # the last stage was done anyway
 
 
 def test_a_directory_that_is_not_ours(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from counting_stage import write_recipe
 from fairlead.credit import GAE, LeaveOneOut
 from fairlead.recipes import Recipe, RecipeError, dump_recipe, load_recipe, shipped_recipes
+from fairlead.recipes.load import recipes_by_part
 
 MINIMAL = "stages:\n  sft: {model: some/model, data: data.jsonl}\n"
 
@@ -40,6 +41,11 @@ def test_shipped_recipes_are_valid_named_like_their_file_and_say_what_they_show(
     loaded = load_recipe(name)
     assert loaded.name == name
     assert loaded.about
+
+
+def test_which_recipes_a_part_stands_in() -> None:
+    users = recipes_by_part()
+    assert "quickstart" in users["credit.gae"] and "quickstart" in users["rollout.sample"]
 
 
 def test_a_file_gives_its_name_and_part_follows_from_the_identifier(recipe: Path) -> None:

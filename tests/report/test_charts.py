@@ -13,9 +13,7 @@ from fairlead.report.charts import (
     Drawing,
     Guide,
     Line,
-    Scale,
     bar_chart,
-    format_number,
     line_chart,
     path_chart,
     reliability_chart,
@@ -23,6 +21,8 @@ from fairlead.report.charts import (
     smooth,
     stacked_chart,
 )
+from fairlead.report.charts.canvas import Scale
+from fairlead.report.numbers import format_number, format_percent, format_seconds
 
 X = np.arange(1.0, 101.0)
 
@@ -34,6 +34,16 @@ X = np.arange(1.0, 101.0)
 )  # fmt: skip
 def test_format_number(value: float | None, text: str) -> None:
     assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(format_percent(0.256), "26\u00a0%"), (format_percent(-0.05, 1), "−5.0\u00a0%"), (format_percent(None), "—"),
+     (format_seconds(3.14), "3.1 s"), (format_seconds(61.0), "61 s"), (format_seconds(600.0), "10 min"),
+     (format_seconds(3720.0), "1 h 02 min"), (format_seconds(None), "—")],
+)  # fmt: skip
+def test_percentages_and_seconds(text: str, expected: str) -> None:
+    assert text == expected
 
 
 def test_ticks_are_round_and_inside() -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from pydantic import ValidationError
 
 from fairlead.calls import call
-from fairlead.rewards import FunctionReward
+from fairlead.rewards import FunctionReward, LengthReward
+from tiny_models import save_tiny_model
+from tiny_runs import PROMPTS, run_stages, write_records
 
 FUNCTIONS = """
 import os, time
@@ -52,6 +55,11 @@ def asks_all(prompt, response, **columns):
 def process(prompt, response):
     return os.getpid()
 
+def tell(prompt, response, file):
+    with open(file, "a") as book:
+        print(os.getpid(), file=book)
+    return 0.0
+
 class Judge:
     @staticmethod
     def fixed(prompt, response):
@@ -59,6 +67,14 @@ class Judge:
 
 constant = 3
 """
+
+
+def is_gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 @pytest.fixture
@@ -121,6 +137,43 @@ def test_a_dead_worker_is_replaced(functions: str) -> None:
 
 def test_functions_run_in_other_processes(functions: str) -> None:
     assert os.getpid() not in ask(FunctionReward(function=f"{functions}:process", workers=1), "a", "b")
+
+
+def test_processes_end_when_the_reward_is_closed_or_opened_again(functions: str) -> None:
+    reward = FunctionReward(function=f"{functions}:process", workers=1)
+    reward.close()  # never opened
+    (first,) = ask(reward, "a")
+    (second,) = ask(reward, "b")
+    assert is_gone(int(first)) and not is_gone(int(second))
+    for _ in range(2):
+        reward.close()
+        assert is_gone(int(second))
+    reward.open(None, "reward")  # type: ignore[arg-type]
+    reward.close()  # opened, and never asked
+    assert ask(reward, "c") != [second]
+    reward.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_process_outlives_its_stage(
+    functions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    book = tmp_path / "book"
+    stage = {
+        "models": {"one": str(save_tiny_model(tmp_path / "tiny"))},
+        "prompts": write_records(tmp_path / "prompts.jsonl", PROMPTS),
+        "judges": {
+            "tells": {"part": "function", "function": f"{functions}:tell", "arguments": {"file": str(book)}},
+            "last": {"part": "length"},
+        },
+        "rollout": {"part": "sample", "sampling": {"maximum_tokens": 2}},
+    }
+    if fails:
+        monkeypatch.setattr(LengthReward, "__call__", lambda self, samples: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        run_stages(tmp_path / "run", {"evaluate": stage})
+    workers = {int(line) for line in book.read_text().split()}
+    assert workers and all(is_gone(worker) for worker in workers)
 
 
 def test_a_function_is_given_the_columns_that_it_asks_for(functions: str) -> None:

@@ -98,6 +98,22 @@ def test_trackers_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
         MetricSinks(tmp_path, ["trackio"], "name", {})
 
 
+def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for session, (first, last) in enumerate(((1, 7), (5, 6))):  # stopped behind step 7, resumed from step 4
+        sinks = MetricSinks(tmp_path, [], "name", {})
+        for step in range(first, last + 1):
+            sinks.write("sft", step, {"loss": step + 0.5 * session})
+        sinks.close()
+        for file in (tmp_path / "sft").glob("*.[0-9]*"):  # read in the order of their names, which is by the second
+            file.rename(file.with_name(f"session-{session}.tfevents"))
+    read = events.EventAccumulator(str(tmp_path / "sft"))
+    read.Reload()
+    assert [(point.step, point.value) for point in read.Scalars("loss")] == [
+        (1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 5.5), (6, 6.5),
+    ]  # fmt: skip
+
+
 def test_without_tensorboard_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     sinks = MetricSinks(tmp_path / "tb", [], "name", {})

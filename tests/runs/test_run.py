@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import Field, PrivateAttr
 
 import fairlead
 from counting_stage import Counter, write_recipe
+from fairlead.parts import Part, parts_within
 from fairlead.runs import Interrupted, Run, RunError, StageRun, read_json, read_json_lines
 
 
@@ -182,6 +185,43 @@ def test_what_a_stage_made_is_found_by_later_ones(run: Run) -> None:
     assert run.model_path("fairlead:base") == "fairlead:base"
     with pytest.raises(RunError, match="did you mean 'sft'"):
         run.model_path("stage:stf")
+
+
+class Bath(Part):
+    """Something that must be closed, with more of it inside."""
+
+    taps: dict[str, Part] = Field(default_factory=dict)
+    drips: bool = False
+    _closed: int = PrivateAttr(0)
+
+    def close(self) -> None:
+        self._closed += 1
+        if self.drips:
+            raise OSError("it drips")
+
+
+class Group:
+    """Stands for a model group."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_everything_is_closed_when_a_stage_ends(run: Run, caplog: pytest.LogCaptureFixture, fails: bool) -> None:
+    """Also when it failed, and when one of its parts cannot be closed."""
+    bath = Bath(taps={"hot": Bath(taps={"deep": Bath(drips=True)}), "cold": Bath()})
+    stage, group = run.stage("one", "counting"), Group()
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), stage.closing(bath):
+        stage._groups.append(group)  # type: ignore[arg-type]
+        if fails:
+            raise ZeroDivisionError
+    assert [part._closed for part in (bath, *(part for _, part in parts_within(bath)))] == [1] * 4  # type: ignore[attr-defined]
+    assert group.closed == 1
+    assert [record.getMessage() for record in caplog.records] == ["Bath of stage one could not be closed: it drips"]
 
 
 def test_results(run: Run) -> None:

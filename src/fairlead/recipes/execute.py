@@ -17,9 +17,9 @@ import torch
 import transformers
 
 import fairlead
-from fairlead.recipes.load import dump_recipe, load_recipe
+from fairlead.recipes.load import RecipeError, dump_recipe, load_recipe
 from fairlead.recipes.schema import Recipe
-from fairlead.runs import Run, RunError, read_json, write_json, write_text
+from fairlead.runs import Interrupted, Run, RunError, read_json, write_json, write_text
 
 __all__ = ["execute", "new_directory", "resume"]
 
@@ -42,7 +42,7 @@ def execute(
     text = dump_recipe(recipe)
     file = directory / "recipe.yaml"
     _make(directory)
-    if file.exists() and file.read_text(encoding="utf-8") != text:
+    if file.exists() and not _same_recipe(file, text):
         raise RunError(f"{directory} holds a run of another recipe; choose a new directory, or continue with --resume")
     if not file.exists():
         write_text(file, text)
@@ -66,9 +66,12 @@ def execute(
                 if context.result_file.exists():
                     run.results[identifier] = read_json(context.result_file)
                     continue
+                if run.stopping:  # asked in a stage without steps, or behind the last one
+                    raise Interrupted(directory, f"before stage {identifier}")
                 part = "" if stage.part_name == identifier else f" [dim]{stage.part_name}[/dim]"
                 run.console.print(f"[bold]{identifier}[/bold]{part}")
-                stage.run(context)
+                with context.closing(stage):
+                    stage.run(context)
     finally:
         run.close()
     write_json(about_file, about | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
@@ -93,6 +96,16 @@ def _make(directory: Path) -> None:
         raise RunError(f"the run directory {directory} cannot be made: {error.strerror}") from error
     if not (directory / "recipe.yaml").exists() and any(directory.iterdir()):
         raise RunError(f"{directory} is not empty and holds no run; choose a new directory")
+
+
+def _same_recipe(file: Path, text: str) -> bool:
+    """Whether the recipe in `file` says what `text` says; an older one lacks the fields that came later."""
+    if file.read_text(encoding="utf-8") == text:
+        return True
+    try:
+        return dump_recipe(load_recipe(str(file))) == text
+    except RecipeError:
+        return False
 
 
 def _about(recipe: Recipe) -> dict[str, Any]:

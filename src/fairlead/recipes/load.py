@@ -15,10 +15,18 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fairlead.parts import Problem, describe_problems, nearest
+from fairlead.parts import Problem, describe_problems, nearest, parts_within
 from fairlead.recipes.schema import Recipe
 
-__all__ = ["RecipeError", "dump_recipe", "load_recipe", "plug_in", "read_recipe_file", "shipped_recipes"]
+__all__ = [
+    "RecipeError",
+    "dump_recipe",
+    "load_recipe",
+    "plug_in",
+    "read_recipe_file",
+    "recipes_by_part",
+    "shipped_recipes",
+]
 
 
 class RecipeError(ValueError):
@@ -34,6 +42,19 @@ def shipped_recipes() -> dict[str, Path]:
     """Name → file of every recipe that comes with the package."""
     folder = Path(str(importlib.resources.files("fairlead.recipes"))) / "shipped"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def recipes_by_part() -> dict[str, list[str]]:
+    """`slot.name` → the shipped recipes in which that part stands, by name or by default."""
+    found: dict[str, list[str]] = {}
+    for name in shipped_recipes():
+        try:
+            recipe = load_recipe(name)
+        except RecipeError:
+            continue  # needs a plug-in or transform that is not installed
+        for part in {f"{part.slot}.{part.part_name}" for _, part in parts_within(recipe)}:
+            found.setdefault(part, []).append(name)
+    return found
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:

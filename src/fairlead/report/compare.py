@@ -11,17 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from fairlead.report.charts import Drawing, Guide, Line, format_number, line_chart, path_chart, smooth
-from fairlead.report.figures import SPECS, Figure, Group, frontier_lines
-from fairlead.report.page import LARGEST, environment
-from fairlead.report.read import Curve, RunData, read_run
-from fairlead.report.summary import format_seconds, measures
+from fairlead.report.charts import Line, line_chart, smooth
+from fairlead.report.figures import LEARNING, SPECS, Figure, Group, frontier_chart, frontier_lines
+from fairlead.report.numbers import format_number, format_seconds
+from fairlead.report.page import LARGEST, asset, environment
+from fairlead.report.read import Curve, RunData, StageData, read_run
+from fairlead.report.summary import measures
 from fairlead.runs import write_text
 
 __all__ = ["Cell", "Comparison", "Row", "compare_runs", "write_comparison"]
@@ -128,8 +128,8 @@ def write_comparison(directories: Sequence[Path], path: Path) -> Path:
             .render(
                 comparison=comparison,
                 figures=_figures(comparison, points),
-                style=_read("style.css"),
-                script=_read("script.js"),
+                style=asset("style.css"),
+                script=asset("script.js"),
                 missing=[(run.name, run.missing) for group in comparison.groups for run in group if run.missing],
             )
         )
@@ -137,12 +137,6 @@ def write_comparison(directories: Sequence[Path], path: Path) -> Path:
             break
     write_text(path, page)
     return path
-
-
-def _read(name: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
 def _recipe_key(run: RunData) -> str:
@@ -203,9 +197,14 @@ def _figures(comparison: Comparison, points: int) -> list[Group]:
     return groups
 
 
+def _stages(comparison: Comparison, stage: str) -> list[StageData]:
+    """The stages of this name, of every run."""
+    return [item for group in comparison.groups for run in group for item in run.stages if item.id == stage]
+
+
 def _metrics(comparison: Comparison, stage: str) -> list[tuple[str, str, str, bool]]:
     """Metric, title, unit, whether it is a share."""
-    here = [item for group in comparison.groups for run in group for item in run.stages if item.id == stage]
+    here = _stages(comparison, stage)
     logged = dict.fromkeys(name for item in here for name in item.names())
     found = [("score", "Score", "mean score", False)] if "score" in logged else []
     found += [
@@ -217,7 +216,7 @@ def _metrics(comparison: Comparison, stage: str) -> list[tuple[str, str, str, bo
     for spec in SPECS:
         if not spec.headline or (online and spec.title == "Loss"):
             continue
-        for name, label in spec.metrics[:2] if spec.group == "Learning" else spec.metrics[:1]:
+        for name, label in spec.metrics[:2] if spec.group == LEARNING else spec.metrics[:1]:
             if name in logged:
                 title = spec.title if len(spec.metrics) == 1 else f"{spec.title}, {label}"
                 found.append((name, title, spec.unit, spec.percent))
@@ -255,14 +254,7 @@ def _mean_curve(curves: list[Curve]) -> Curve:
 def _frontier(comparison: Comparison, stage: str, points: int) -> Figure | None:
     """Judges over KL, or the trained reward where there is no judge."""
     lines = []
-    judged = any(
-        name.startswith("monitor/")
-        for group in comparison.groups
-        for run in group
-        for item in run.stages
-        if item.id == stage
-        for name in item.names()
-    )
+    judged = any(item.names("monitor/") for item in _stages(comparison, stage))
     for column, (label, group) in enumerate(zip(comparison.columns, comparison.groups, strict=True)):
         for index, run in enumerate(group):
             for item in run.stages:
@@ -275,12 +267,5 @@ def _frontier(comparison: Comparison, stage: str, points: int) -> Figure | None:
     if not lines:
         return None
     title = "Judge over KL" if judged else "Trained reward over KL"
-    drawing: Drawing = path_chart(
-        lines,
-        title=f"{title}, stage {stage}",
-        x_label="√KL from the reference (√nats)",
-        y_label="gain (standard deviations)",
-        guides=(Guide(0.0, "start"),),
-        points=points,
-    )
+    drawing = frontier_chart(lines, f"{title}, stage {stage}", points)
     return Figure(title, drawing, "Higher at the same distance is better: more was gained for the same change.")

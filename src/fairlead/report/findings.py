@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fairlead.report.charts import format_number
+from fairlead.report.numbers import format_number, format_percent
 from fairlead.report.read import Curve, RunData, StageData, mean_of, number
 
 __all__ = ["RULES", "Finding", "findings", "trained_channels"]
@@ -40,7 +40,7 @@ def trained_channels(run: RunData) -> list[str]:
     for stage in run.stages:
         rewards = stage.settings.get("rewards")
         names += list(map(str, rewards)) if isinstance(rewards, dict) else []
-        names += [name.removeprefix("channel/") for name in stage.names() if name.startswith("channel/")]
+        names += [name.removeprefix("channel/") for name in stage.names("channel/")]
     return list(dict.fromkeys(names))
 
 
@@ -52,7 +52,7 @@ def findings(run: RunData) -> list[Finding]:
         found += _curves(stage)
         if stage.part == "reward":
             found += _reward_model(stage)
-        if isinstance((stage.result or {}).get("channels"), dict):
+        if stage.channels:
             found += _evaluation(stage, trained)
     return sorted(found, key=lambda finding: not finding.serious)
 
@@ -187,14 +187,13 @@ def _reward_model(stage: StageData) -> list[Finding]:
 def _evaluation(stage: StageData, trained: list[str]) -> list[Finding]:
     found: list[Finding] = []
     result: dict[str, Any] = stage.result or {}
-    models = [str(name) for name in result.get("models") or []]
-    versus = (result.get("versus") or {}).get("channels")
-    if isinstance(versus, dict):
-        highs = {c: number(e.get("difference_high")) for c, e in versus.items() if isinstance(e, dict)}
-        lows = {c: number(e.get("difference_low")) for c, e in versus.items() if isinstance(e, dict)}
-        worse = [c for c, high in highs.items() if c not in trained and high is not None and high < 0]
-        better = [c for c, low in lows.items() if c in trained and low is not None and low > 0]
-        for channel in worse:
+    models = stage.models
+    versus = {channel: entry for channel, entry in stage.versus.items() if isinstance(entry, dict)}
+    highs = {channel: number(entry.get("difference_high")) for channel, entry in versus.items()}
+    lows = {channel: number(entry.get("difference_low")) for channel, entry in versus.items()}
+    better = [c for c, low in lows.items() if c in trained and low is not None and low > 0]
+    for channel, high in highs.items():
+        if channel not in trained and high is not None and high < 0:
             found.append(
                 Finding(
                     stage.id,
@@ -237,8 +236,7 @@ def _evaluation(stage: StageData, trained: list[str]) -> list[Finding]:
                     "Raise the KL coefficient or the entropy bonus, and look at the texts side by side.",
                 )
             )
-    channels = result.get("channels")
-    for model, entries in channels.items() if isinstance(channels, dict) else ():
+    for model, entries in stage.channels.items():
         for channel, entry in entries.items() if isinstance(entries, dict) else ():
             if isinstance(entry, dict) and entry.get("failed") and mean_of(entry) is None:
                 found.append(
@@ -271,4 +269,4 @@ def _turned(judge: Curve, proxy: Curve) -> float | None:
 
 
 def _percent(share: float) -> str:
-    return f"{share * 100:.0f}\u00a0%" if share >= 0.1 else f"{share * 100:.1f}\u00a0%"
+    return format_percent(share, 0 if share >= 0.1 else 1)

@@ -14,14 +14,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fairlead.evaluation import plain_text
-from fairlead.report.charts import format_number
 from fairlead.report.figures import glance, stage_figures
 from fairlead.report.findings import findings, trained_channels
+from fairlead.report.numbers import format_number, format_percent, format_seconds
 from fairlead.report.read import RunData, StageData, number, read_run
-from fairlead.report.summary import cards, format_seconds
+from fairlead.report.summary import cards
 from fairlead.runs import write_text
 
-__all__ = ["environment", "write_report"]
+__all__ = ["asset", "environment", "write_report"]
 
 LARGEST = 2_900_000  # bytes; a page that opens at once, also from an e-mail
 _LONGEST_TEXT, _LONGEST_RECIPE = 4_000, 100_000
@@ -72,8 +72,8 @@ def render(run: RunData, points: int = 240, longest: int = _LONGEST_TEXT) -> str
             about=str(run.recipe.get("about") or ""),
             machine=_machine(run),
             recipe=run.recipe_text[:_LONGEST_RECIPE],
-            style=_asset("style.css"),
-            script=_asset("script.js"),
+            style=asset("style.css"),
+            script=asset("script.js"),
         )
     )
 
@@ -101,13 +101,13 @@ def environment() -> Environment:
     return made
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """A file beside this one, as it stands."""
     return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
 def _percent(value: Any, digits: int = 0) -> str:
-    found = number(value)
-    return "—" if found is None else f"{found * 100:.{digits}f}\u00a0%"
+    return format_percent(number(value), digits)
 
 
 def _code(text: str) -> Markup:
@@ -163,11 +163,9 @@ def _facts(stage: StageData) -> list[tuple[str, str]]:
 
 def _evaluation(stage: StageData, longest: int) -> dict[str, Any] | None:
     """Tables and texts of a stage that compared models."""
-    result = stage.result or {}
-    channels = result.get("channels")
-    if not isinstance(channels, dict) or not channels:
+    result, channels, models = stage.result or {}, stage.channels, stage.models
+    if not channels:
         return None
-    models = [str(name) for name in result.get("models") or channels]
     names = list(dict.fromkeys(name for model in models for name in channels.get(model) or {}))
     kinds = result.get("kinds")
     return {

@@ -64,9 +64,13 @@ class StageData:
     result: dict[str, Any] | None = None
     missing: list[str] = field(default_factory=list)
 
-    def names(self) -> list[str]:
-        """Every metric, in the order in which they first appear."""
-        return list(dict.fromkeys(name for row in self.rows for name in row if name not in _NOT_METRICS))
+    def names(self, kind: str = "") -> list[str]:
+        """Every metric (of a kind such as `monitor/`), in the order in which they first appear."""
+        return list(
+            dict.fromkeys(
+                name for row in self.rows for name in row if name.startswith(kind) and name not in _NOT_METRICS
+            )
+        )
 
     def curve(self, name: str) -> Curve:
         """One metric over steps; empty when it was never logged."""
@@ -79,6 +83,24 @@ class StageData:
     def validation(self) -> dict[str, Any]:
         """What the stage says about held-out data, or {}."""
         found = (self.result or {}).get("validation")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def channels(self) -> dict[str, Any]:
+        """Model → channel → what that judge says of it, or {} for a stage that asked no judge."""
+        found = (self.result or {}).get("channels")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def models(self) -> list[str]:
+        """The models that were asked, in order."""
+        return [str(name) for name in (self.result or {}).get("models") or self.channels]
+
+    @property
+    def versus(self) -> dict[str, Any]:
+        """Channel → the last model against the first, or {}."""
+        found = (self.result or {}).get("versus")
+        found = found.get("channels") if isinstance(found, dict) else None
         return found if isinstance(found, dict) else {}
 
     @property

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fairlead.report.charts import format_number
 from fairlead.report.findings import RULES, findings, trained_channels
+from fairlead.report.numbers import format_number, format_percent, format_seconds
 from fairlead.report.read import RunData, StageData, mean_of, number, read_run
 
-__all__ = ["Card", "cards", "format_seconds", "headline", "measures"]
+__all__ = ["Card", "cards", "headline", "measures"]
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,11 @@ def cards(run: RunData) -> list[Card]:
             margin = number(stage.validation.get("margin"))
             detail = f"margin {format_number(margin)}" if margin is not None else ""
             found.append(
-                Card(f"{stage.id}: held-out pairs", _percent(accuracy), detail, "good" if accuracy > 0.5 else "bad")
+                Card(
+                    f"{stage.id}: held-out pairs", format_percent(accuracy), detail, "good" if accuracy > 0.5 else "bad"
+                )
             )
-    evaluation = next((s for s in reversed(run.stages) if isinstance((s.result or {}).get("channels"), dict)), None)
+    evaluation = next((s for s in reversed(run.stages) if s.channels), None)
     online = next((s for s in reversed(run.stages) if s.curve("score")), None)
     if evaluation is not None:
         found += _evaluation_cards(evaluation, trained_channels(run))
@@ -101,7 +102,7 @@ def _reward_card(stage: StageData) -> list[Card]:
     rules = {str(k): number(v) for k, v in baselines.items()} if isinstance(baselines, dict) else {}
     known = {name: value for name, value in rules.items() if value is not None}
     shown = [
-        f"{RULES.get(name, name)} {_percent(value)}"
+        f"{RULES.get(name, name)} {format_percent(value)}"
         for name, value in known.items()
         if value >= 0.5 or name == "bag_of_words"
     ]
@@ -113,10 +114,7 @@ def _reward_card(stage: StageData) -> list[Card]:
 
 
 def _evaluation_cards(stage: StageData, trained: list[str]) -> list[Card]:
-    result: dict[str, Any] = stage.result or {}
-    channels = result["channels"]
-    models = [str(name) for name in result.get("models") or channels]
-    versus = (result.get("versus") or {}).get("channels") or {}
+    channels, models = stage.channels, stage.models
     first, last = channels.get(models[0]) or {}, channels.get(models[-1]) or {}
     found = []
     for channel in sorted(last, key=lambda name: name in trained):
@@ -127,14 +125,14 @@ def _evaluation_cards(stage: StageData, trained: list[str]) -> list[Card]:
         if len(models) == 1 or before is None:
             found.append(Card(f"{kind}: {channel}", format_number(after), f"mean of {models[-1]}"))
             continue
-        entry = versus.get(channel) or {}
+        entry = stage.versus.get(channel) or {}
         low, high = number(entry.get("difference_low")), number(entry.get("difference_high"))
         rate = number(entry.get("win_rate"))
         details = []
         if low is not None and high is not None:
             details.append(f"gain {_signed(after - before)} [{_signed(low)} to {_signed(high)}]")
         if rate is not None:
-            details.append(f"wins {_percent(rate)}")
+            details.append(f"wins {format_percent(rate)}")
         tone = "good" if low is not None and low > 0 else ("bad" if high is not None and high < 0 else "")
         if channel in trained:
             tone = ""  # what was trained on should rise; that alone is neither good nor bad
@@ -145,8 +143,7 @@ def _evaluation_cards(stage: StageData, trained: list[str]) -> list[Card]:
 def _online_cards(stage: StageData) -> list[Card]:
     """Without an evaluation: the first and the last tenth of the training steps."""
     found = []
-    monitors = [name for name in stage.names() if name.startswith("monitor/")]
-    for name in [*monitors, "score"]:
+    for name in [*stage.names("monitor/"), "score"]:
         curve = stage.curve(name)
         if not curve:
             continue
@@ -158,8 +155,7 @@ def _online_cards(stage: StageData) -> list[Card]:
 
 def _distance(evaluation: StageData | None, online: StageData | None) -> float | None:
     if evaluation is not None:
-        distances = (evaluation.result or {}).get("distances")
-        models = (evaluation.result or {}).get("models") or []
+        distances, models = (evaluation.result or {}).get("distances"), evaluation.models
         if isinstance(distances, dict) and len(models) > 1 and isinstance(distances.get(models[-1]), dict):
             found = number(distances[models[-1]].get("kl_k1"))
             if found is not None:
@@ -171,7 +167,7 @@ def _distance(evaluation: StageData | None, online: StageData | None) -> float |
 def _length_card(evaluation: StageData | None, online: StageData | None) -> list[Card]:
     style = (evaluation.result or {}).get("style") if evaluation is not None else None
     if isinstance(style, dict) and evaluation is not None:
-        models = (evaluation.result or {}).get("models") or list(style)
+        models = evaluation.models
         before = number((style.get(models[0]) or {}).get("mean_words"))
         after = number((style.get(models[-1]) or {}).get("mean_words"))
         if before is not None and after is not None and len(models) > 1:
@@ -193,8 +189,8 @@ def _time_card(run: RunData) -> list[Card]:
     total = sum(seconds or 0.0 for _, seconds in by_stage)
     phases: dict[str, float] = {}
     for stage in run.stages:
-        for name in stage.names():
-            if name.startswith("seconds/") and name != "seconds/step":
+        for name in stage.names("seconds/"):
+            if name != "seconds/step":
                 phases[name.removeprefix("seconds/")] = phases.get(name.removeprefix("seconds/"), 0.0) + float(
                     stage.curve(name).values.sum()
                 )
@@ -224,17 +220,15 @@ def measures(run: RunData) -> list[Measure]:
         add(stage, "held-out bits per byte", number(validation.get("bits_per_byte")), -1)
         if number(validation.get("bits_per_byte")) is None:
             add(stage, "held-out loss", number(validation.get("loss")), -1)
-        channels = result.get("channels")
-        models = [str(name) for name in result.get("models") or []]
-        if isinstance(channels, dict) and models:
-            versus = (result.get("versus") or {}).get("channels") or {}
-            for channel, entry in (channels.get(models[-1]) or {}).items():
+        models = stage.models
+        if stage.channels:
+            for channel, entry in (stage.channels.get(models[-1]) or {}).items():
                 kind = "trained reward" if channel in trained else "judge"
                 add(stage, f"{kind} {channel}", mean_of(entry), 1)
                 add(
                     stage,
                     f"win rate by {channel}",
-                    number((versus.get(channel) or {}).get("win_rate")),
+                    number((stage.versus.get(channel) or {}).get("win_rate")),
                     1,
                     percent=True,
                 )
@@ -244,7 +238,7 @@ def measures(run: RunData) -> list[Measure]:
             style = (result.get("style") or {}).get(models[-1]) or {}
             add(stage, "mean words", number(style.get("mean_words")))
             add(stage, "distinct two-word phrases", number(style.get("distinct_2")), 1, percent=True)
-        for name in ("score", *(name for name in stage.names() if name.startswith("monitor/"))):
+        for name in ("score", *stage.names("monitor/")):
             curve = stage.curve(name)
             add(
                 stage,
@@ -261,22 +255,6 @@ def measures(run: RunData) -> list[Measure]:
             add(stage, label, curve.last() if curve and stage.curve("score") else None)
         add(stage, "seconds", stage.seconds, -1)
     return found
-
-
-def format_seconds(seconds: float | None) -> str:
-    """Wall time for people."""
-    if seconds is None:
-        return "—"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes = seconds / 60
-    if minutes < 60:
-        return f"{minutes:.0f} min"
-    return f"{int(minutes // 60)} h {int(minutes % 60):02d} min"
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.0f}\u00a0%"
 
 
 def _signed(value: float) -> str:

@@ -39,6 +39,7 @@ class FunctionReward(Reward, name="function"):
     arguments: dict[str, Any] = Field(default_factory=dict, description="further keyword arguments for every call")
 
     _pool: Any = PrivateAttr(None)
+    _forgotten: Any = PrivateAttr(None)
     _problems: dict[str, float] = PrivateAttr(default_factory=dict)
     _told: set[str] = PrivateAttr(default_factory=set)
 
@@ -51,12 +52,20 @@ class FunctionReward(Reward, name="function"):
     def open(self, run: Opener, name: str) -> None:
         from pebble import ProcessPool
 
+        self.close()
         # Never fork: this process has threads of torch, and a child would inherit their locks.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         self._pool = ProcessPool(
             max_workers=self.workers or min(os.cpu_count() or 1, 4), context=multiprocessing.get_context(method)
         )
-        weakref.finalize(self, self._pool.stop)
+        self._forgotten = weakref.finalize(self, self._pool.stop)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._forgotten.detach()
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
 
     def __call__(self, samples: Samples) -> Tensor:
         assert self._pool is not None, "open the reward before it is asked"

@@ -36,6 +36,9 @@ class ModelReward(Reward, name="model"):
     def open(self, run: Opener, name: str) -> None:
         self._group = run.open(name, self.model, kind="scalar")
 
+    def close(self) -> None:
+        self._group = None  # a recipe keeps its parts to the end; the model must not stay with them
+
     def __call__(self, samples: Samples) -> Tensor:
         """Scores the texts with the reward model's own tokenizer, which need not be the policy's."""
         assert self._group is not None, "open the reward before it is asked"

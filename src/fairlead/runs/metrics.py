@@ -89,21 +89,22 @@ class MetricSinks:
     def write(self, stage: str, step: int, metrics: dict[str, float]) -> None:
         """Send the finite numbers of one step."""
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        writer = self._writer(stage)
+        writer = self._writer(stage, step)
         if writer is not None:
             for name, value in finite.items():
                 writer.add_scalar(name, value, step)
         for tracker in self._trackers:
             tracker.log({f"{stage}/{name}": value for name, value in finite.items()} | {f"{stage}/step": step})
 
-    def _writer(self, stage: str) -> Any:
+    def _writer(self, stage: str, step: int) -> Any:
+        """The stage's writer; made for `step`, it hides what an interrupted try wrote from that step on."""
         if stage not in self._writers:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:  # TensorBoard is optional
                 self._writers[stage] = None
             else:
-                self._writers[stage] = SummaryWriter(str(self._directory / stage))
+                self._writers[stage] = SummaryWriter(str(self._directory / stage), purge_step=step)
         return self._writers[stage]
 
     def close(self) -> None:

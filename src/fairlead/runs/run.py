@@ -16,6 +16,7 @@ Does not know: what the stages do.
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import shutil
 import signal
@@ -30,7 +31,7 @@ import torch
 
 from fairlead.data import DataSource, Table, TextCodec, read
 from fairlead.models import ModelSpec, load_tokenizer
-from fairlead.parts import nearest
+from fairlead.parts import Part, nearest, parts_within
 from fairlead.runs.console import RunConsole
 from fairlead.runs.files import RunError, atomic_folder, read_json, write_json
 from fairlead.runs.metrics import JsonLines, MetricSinks
@@ -38,16 +39,16 @@ from fairlead.runtime import GroupSpec, ModelGroup, OptimiserSpec, RuntimeSpec, 
 
 __all__ = ["Interrupted", "Run", "StageRun", "Stateful"]
 
+logger = logging.getLogger(__name__)
+
 _STATE = "state.pt"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: it was asked for
-    """The run was asked to stop; everything up to `step` is saved."""
+    """The run was asked to stop; everything up to `where` is saved."""
 
-    def __init__(self, directory: Path, stage: str, step: int) -> None:
-        super().__init__(
-            f"stopped in stage {stage} after step {step}; continue with: fairlead run --resume {directory}"
-        )
+    def __init__(self, directory: Path, where: str) -> None:
+        super().__init__(f"stopped {where}; continue with: fairlead run --resume {directory}")
         self.directory = directory
 
 
@@ -175,6 +176,19 @@ class StageRun:
         self.run.results[self.id] = result
         return result
 
+    @contextmanager
+    def closing(self, stage: Part) -> Iterator[None]:
+        """Give back, when the work ends or fails, every model that was opened and what the stage and its parts hold."""
+        try:
+            yield
+        finally:
+            for part in (stage, *(part for _, part in parts_within(stage))):
+                try:
+                    part.close()
+                except Exception as error:  # the work is done, or its own error matters more
+                    logger.warning("%s of stage %s could not be closed: %s", type(part).__name__, self.id, error)
+            self._close_groups()
+
     # -- models and data ---------------------------------------------------------------------------------------------
 
     def open(
@@ -246,7 +260,7 @@ class StageRun:
             if stopping or (save_every and step % save_every == 0 and step < total):
                 self._save(step, retain)
             if stopping:
-                raise Interrupted(self.run.directory, self.id, step)
+                raise Interrupted(self.run.directory, f"in stage {self.id} after step {step}")
         self.run.console.end()
 
     @contextmanager

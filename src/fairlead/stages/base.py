@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from torch import Tensor
 
+from fairlead.batch import Batch
 from fairlead.data import DataSource
 from fairlead.models import ModelSpec
-from fairlead.parts import Part
+from fairlead.parts import Part, parts_within
 from fairlead.runs import StageRun
+from fairlead.runtime import ModelGroup
 
-__all__ = ["EvenSources", "Model", "Sources", "Stage"]
+__all__ = ["EvenSources", "Model", "Sources", "Stage", "open_reference", "reference_logprobs"]
 
 Model = Annotated[ModelSpec, BeforeValidator(ModelSpec.coerce)]
 """A model in a recipe: its path, or a mapping."""
@@ -47,25 +49,25 @@ class Stage(Part, slot="stage"):
 
     def keep_parts(self, run: StageRun) -> None:
         """Make the state of every part of the stage, however deep, part of its checkpoints."""
-        for path, part in _parts_below(self, ""):
-            run.keep(f"parts{path}", part)
+        for path, part in parts_within(self):
+            run.keep(f"parts/{path}", part)
 
     @abstractmethod
     def run(self, run: StageRun) -> dict[str, Any]:
         """Do the work (from the last checkpoint on) and return what `StageRun.finish` wrote."""
 
 
-def _parts_below(value: Any, path: str) -> Iterator[tuple[str, Part]]:
-    """Every part in the fields of `value`, with its path."""
-    if isinstance(value, BaseModel):
-        below: Any = ((name, getattr(value, name)) for name in type(value).model_fields)
-    elif isinstance(value, dict):
-        below = value.items()
-    elif isinstance(value, list):
-        below = enumerate(value)
-    else:
-        return
-    for name, child in below:
-        if isinstance(child, Part):
-            yield f"{path}/{name}", child
-        yield from _parts_below(child, f"{path}/{name}")
+def open_reference(run: StageRun, reference: ModelSpec | None, policy: ModelSpec) -> ModelGroup | None:
+    """A model of its own, or None when the policy with its adapters off is the reference."""
+    if reference is None and policy.lora is not None:
+        return None
+    return run.open("reference", reference or policy)
+
+
+def reference_logprobs(
+    policy: ModelGroup, reference: ModelGroup | None, batch: Batch, temperature: float = 1.0
+) -> Tensor:
+    """The log-probabilities of what `open_reference` opened."""
+    if reference is None:
+        return policy.token_logprobs(batch, temperature, reference=True)
+    return reference.token_logprobs(batch, temperature)

@@ -25,7 +25,7 @@ from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
 from fairlead.selection import Selection
 from fairlead.shaping import Shaping
-from fairlead.stages.base import Model, Sources, Stage
+from fairlead.stages.base import Model, Sources, Stage, open_reference, reference_logprobs
 
 __all__ = ["Online"]
 
@@ -101,7 +101,7 @@ class Online(Stage, name="online"):
             "policy", self.model, optimiser=self.optimiser, total_steps=(self.steps - self.critic_warmup) * updates
         )
         critic = self._open_critic(run, self.steps * updates)
-        reference = self._open_reference(run)
+        reference = open_reference(run, self.reference, self.model) if self.regulariser.needs_reference else None
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
             source.open(run, name)
         records, report = to_prompts([run.read(source) for source in self.prompts])
@@ -170,8 +170,7 @@ class Online(Stage, name="online"):
         if critic is not None:
             experience = experience.replace(values=critic.values(experience))
         if self.regulariser.needs_reference:
-            group, adapter_off = (policy, True) if reference is None else (reference, False)
-            logprobs = group.token_logprobs(experience, temperature, reference=adapter_off)
+            logprobs = reference_logprobs(policy, reference, experience, temperature)
             experience = experience.replace(reference_logprobs=logprobs)
         return experience, metrics
 
@@ -215,12 +214,6 @@ class Online(Stage, name="online"):
             return None
         model = self.critic or self.model
         return run.open("critic", model, "scalar", self.critic_optimiser or self.optimiser, updates)
-
-    def _open_reference(self, run: StageRun) -> ModelGroup | None:
-        """A model of its own, or None when the policy with its adapters off is the reference."""
-        if not self.regulariser.needs_reference or (self.reference is None and self.model.lora is not None):
-            return None
-        return run.open("reference", self.reference or self.model)
 
 
 def _describe(experience: Experience) -> dict[str, float]:

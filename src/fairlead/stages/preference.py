@@ -16,7 +16,7 @@ from fairlead.data import FilterReport, PairRecord, SeededSampler, pairs_batch, 
 from fairlead.objectives import DPO, PreferenceObjective
 from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
-from fairlead.stages.base import EvenSources, Model, Sources, Stage
+from fairlead.stages.base import EvenSources, Model, Sources, Stage, open_reference, reference_logprobs
 
 __all__ = ["Preference"]
 
@@ -55,7 +55,7 @@ class Preference(Stage, name="preference"):
         run.count(report)
         steps = self.steps or max(1, round(self.epochs * len(groups) / self.batch_size))
         policy = run.open("policy", self.model, optimiser=self.optimiser, total_steps=steps)
-        reference = self._open_reference(run)
+        reference = open_reference(run, self.reference, self.model) if self.objective.needs_reference else None
         sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
         run.keep("pairs", sampler)
         self.keep_parts(run)
@@ -81,12 +81,6 @@ class Preference(Stage, name="preference"):
             result["validation"] = self._validate(held_out, policy)
         return run.finish(result, policy)
 
-    def _open_reference(self, run: StageRun) -> ModelGroup | None:
-        """A model of its own, or None when the policy with its adapters off is the reference, or none is needed."""
-        if not self.objective.needs_reference or (self.reference is None and self.model.lora is not None):
-            return None
-        return run.open("reference", self.reference or self.model)
-
     def _held_out(self, run: StageRun, policy: ModelGroup, reference: ModelGroup | None) -> Pairs | None:
         if not self.validation:
             return None
@@ -103,8 +97,7 @@ class Preference(Stage, name="preference"):
         batch = pairs_batch(pairs, policy.codec, self.maximum_prompt, self.maximum_response, report=report)
         if not self.objective.needs_reference:
             return batch
-        group, adapter_off = (policy, True) if reference is None else (reference, False)
-        return batch.replace(reference_logprobs=group.token_logprobs(batch, reference=adapter_off))
+        return batch.replace(reference_logprobs=reference_logprobs(policy, reference, batch))
 
     def _validate(self, batch: Pairs, policy: ModelGroup) -> dict[str, float]:
         """Loss and metrics of the objective on held-out pairs, without a step."""
