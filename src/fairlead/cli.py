@@ -265,14 +265,22 @@ def report(directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run 
 def compare(
     directories: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     html: Annotated[Path | None, typer.Option(help="Write the comparison, with plots, into this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures, with the value of every seed, into this file.")
+    ] = None,
 ) -> None:
     """Put runs side by side; runs that differ only in their seed are averaged."""
     with _errors():
         from fairlead.report import compare_runs, write_comparison
+        from fairlead.runs import write_text
 
         for directory in directories:
             _check_run(directory)
-        _console().print(compare_runs(directories))
+        comparison = compare_runs(directories)
+        _console().print(comparison)
+        if json_file is not None:
+            write_text(json_file, json.dumps(comparison.figures(), indent=1, ensure_ascii=False) + "\n")
+            _console().print(f"figures: {json_file}", markup=False, highlight=False)
         if html is not None:
             write_comparison(directories, html)
             _console().print(f"comparison: {html}", markup=False, highlight=False)

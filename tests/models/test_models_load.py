@@ -53,14 +53,19 @@ def disturb(model: Any, names: str = "") -> None:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
+def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal but for the rounding of another attention implementation."""
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=2e-6)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_causal_export_round_trip(checkpoints: Path, tmp_path: Path, family: str) -> None:
     spec = ModelSpec(path=str(checkpoints / family))
     model = load_model(spec)
-    assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(spec.path)))
+    assert_near(logits(model), logits(AutoModelForCausalLM.from_pretrained(spec.path)))
     disturb(model)
     export_model(model, tmp_path, spec)
-    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))
+    assert_near(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))
     assert torch.equal(logits(load_model(ModelSpec(path=str(tmp_path)))), logits(model))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     message = [{"role": "user", "content": "hé"}]
@@ -76,7 +81,7 @@ def test_scalar_export_round_trip(checkpoints: Path, tmp_path: Path, family: str
     disturb(model)
     export_model(model, tmp_path, spec)
     assert logits(model).any()
-    assert torch.equal(logits(AutoModelForSequenceClassification.from_pretrained(tmp_path)), logits(model))
+    assert_near(logits(AutoModelForSequenceClassification.from_pretrained(tmp_path)), logits(model))
     assert torch.equal(logits(load_model(ModelSpec(path=str(tmp_path)), "scalar", labels=3)), logits(model))
 
 
@@ -136,7 +141,7 @@ def test_dropout_is_overridden_unless_told_otherwise(tmp_path: Path) -> None:
 
 
 def test_attention_is_what_the_model_supports(checkpoints: Path) -> None:
-    assert load_model(ModelSpec(path=str(checkpoints / "llama"))).config._attn_implementation == "sdpa"
+    assert load_model(ModelSpec(path=str(checkpoints / "llama"))).config._attn_implementation == "fairlead"
     assert load_model(ModelSpec(path=str(checkpoints / "gemma2"))).config._attn_implementation == "eager"
     assert (
         load_model(ModelSpec(path=str(checkpoints / "llama"), attention="eager")).config._attn_implementation == "eager"

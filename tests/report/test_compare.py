@@ -20,8 +20,16 @@ def test_seeds_of_a_recipe_are_one_column(make_run: MakeRun) -> None:
     comparison = compare_runs(directories)
     assert comparison.columns == ["quickstart (a) ×2", "quickstart (c)"]
     row = next(row for row in comparison.rows if (row.stage, row.name) == ("online", "score, last tenth"))
-    assert row.cells[0] is not None and row.cells[0].count == 2 and row.cells[0].sd is not None
+    assert row.cells[0] is not None and len(row.cells[0].values) == 2 and row.cells[0].sd is not None
     assert row.cells[1] is not None and row.cells[1].sd is None
+
+
+def test_figures_hold_the_value_of_every_seed(make_run: MakeRun) -> None:
+    found = compare_runs([make_run("a"), make_run("b", seed=1), make_run("c", kl_coefficient=0.2)]).figures()["runs"]
+    assert [run["seeds"] for run in found] == [[0, 1], [0]]
+    score = found[0]["figures"]["online"]["score, last tenth"]
+    assert score["mean"] == pytest.approx(sum(score["values"]) / 2) and len(score["values"]) == 2
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_the_mean_and_the_best_by_hand(tmp_path: Path) -> None:

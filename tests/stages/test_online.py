@@ -89,15 +89,13 @@ def test_the_sampler_knows_the_old_log_probabilities(shelf: Path, tmp_path: Path
         assert torch.equal(ends[0][name], ends[1][name])
 
 
-def test_half_precision_looks_again(shelf: Path, tmp_path: Path) -> None:
-    for choice, ratio in (("auto", 1e-6), ("sampler", None)):
+def test_half_precision(shelf: Path, tmp_path: Path) -> None:
+    """Another pass makes the first ratio one; the sampler's log-probabilities are near enough."""
+    for choice, tolerance in (("recompute", 1e-6), ("sampler", 0.05)):
         stages = online(shelf, credit="rloo", old_logprobs=choice)
         run = run_stages(tmp_path / choice, stages, runtime={"precision": "bfloat16"})
         first = logged(run.directory, "online")[0]
-        if ratio is None:
-            assert first["policy/max/ratio"] != 1 and first["mismatch"] == 0
-        else:
-            assert first["policy/max/ratio"] == pytest.approx(1, abs=ratio) and first["mismatch"] > 0
+        assert first["policy/max/ratio"] == pytest.approx(1, abs=tolerance) and first["mismatch"] < 0.05
 
 
 @pytest.mark.parametrize("credit", ["gae", "group-relative"])

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from fairlead.generation.cache import cache_argument, full_attention_only, growing_cache
+from fairlead.models.attention import ATTENTION
 
 __all__ = ["Decoder", "FastDecoder", "PlainDecoder", "fast_weights"]
 
@@ -67,7 +68,9 @@ class PlainDecoder:
         # The attention mask of the whole run is written once: prompt padding is the only thing it ever hides.
         self.visible = None if bool(mask.all()) else F.pad(mask, (0, self.maximum), value=True)
         # A ready mask [n, 1, 1, K] saves building one at every token.
-        self.broadcast = self.model.config._attn_implementation == "sdpa" and full_attention_only(self.cache)
+        self.broadcast = self.model.config._attn_implementation in ("sdpa", ATTENTION) and full_attention_only(
+            self.cache
+        )
         return logits
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from fairlead.models.attention import ATTENTION
+
 __all__ = [
     "LoraSpec",
     "ModelError",
@@ -83,7 +85,8 @@ class ModelSpec(BaseModel):
         "float32", description="precision in which weights are kept"
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        "auto", description="attention implementation of transformers; auto takes the fastest that the model supports"
+        "auto",
+        description="attention implementation of transformers; auto takes the fastest that model and device support",
     )
     dropout: float | None = Field(
         0.0, ge=0, lt=1, description="overrides every dropout rate of the model; null keeps the checkpoint's own"
@@ -168,6 +171,8 @@ def load_model(spec: ModelSpec, kind: ModelKind = "causal", labels: int = 1) -> 
             raise ModelError(f"{type(model).__name__} has no linear `score` head; choose a decoder model")
         if new_head:
             nn.init.zeros_(model.score.weight)
+    if spec.attention == "auto" and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(ATTENTION)  # which is sdpa wherever that is faster
     if spec.lora is not None:
         model = _add_adapters(model, spec.lora, kind)
     if spec.gradient_checkpointing:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -27,15 +28,16 @@ from fairlead.runs import write_text
 __all__ = ["Cell", "Comparison", "Row", "compare_runs", "write_comparison"]
 
 _SEED_KEYS = ("seed", "name")
+_MACHINE = ("device", "cpu_count", "python", "torch", "transformers", "fairlead")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of one column: the mean over seeds, its standard deviation, and over how many seeds."""
+    """One figure of one column: the mean over seeds, its standard deviation, and the value of each seed."""
 
     mean: float
     sd: float | None = None
-    count: int = 1
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,21 @@ class Comparison:
             table.add_row(Text(row.stage if row.stage != previous else ""), Text(row.name), *cells)
             previous = row.stage
         return table
+
+    def figures(self) -> dict[str, Any]:
+        """Everything in the table as plain data, with the value of each seed, and where it was measured."""
+        columns = []
+        for index, (label, group) in enumerate(zip(self.columns, self.groups, strict=True)):
+            figures: dict[str, dict[str, Any]] = {}
+            for row in self.rows:
+                cell = row.cells[index]
+                if cell is not None:
+                    entry = {"mean": cell.mean, "sd": cell.sd, "values": list(cell.values)}
+                    figures.setdefault(row.stage or "run", {})[row.name] = entry
+            machine = {key: group[0].about.get(key) for key in _MACHINE if key in group[0].about}
+            seeds = [run.recipe.get("seed") for run in group]
+            columns.append({"name": label, "seeds": seeds, "machine": machine, "figures": figures})
+        return {"runs": columns}
 
     def __rich__(self) -> Table:
         return self.table()
@@ -160,7 +177,7 @@ def _cell(values: list[float]) -> Cell | None:
     if not values:
         return None
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Cell(float(np.mean(values)), deviation, len(values))
+    return Cell(float(np.mean(values)), deviation, tuple(values))
 
 
 def _best(cells: Sequence[Cell | None], better: int) -> tuple[int, ...]:

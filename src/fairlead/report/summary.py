@@ -216,6 +216,9 @@ def measures(run: RunData) -> list[Measure]:
     for stage in run.stages:
         validation, result = stage.validation, stage.result or {}
         add(stage, "held-out accuracy", number(validation.get("accuracy")), 1, percent=True)
+        baselines = validation.get("baselines")
+        for rule, value in (baselines if isinstance(baselines, dict) else {}).items():
+            add(stage, f"rule: {RULES.get(rule, rule)}", number(value), percent=True)
         add(stage, "calibration error", number(validation.get("calibration_error")), -1, percent=True)
         add(stage, "held-out bits per byte", number(validation.get("bits_per_byte")), -1)
         if number(validation.get("bits_per_byte")) is None:
@@ -224,6 +227,9 @@ def measures(run: RunData) -> list[Measure]:
         if stage.channels:
             for channel, entry in (stage.channels.get(models[-1]) or {}).items():
                 kind = "trained reward" if channel in trained else "judge"
+                if len(models) > 1:
+                    first = (stage.channels.get(models[0]) or {}).get(channel)
+                    add(stage, f"{kind} {channel}, {models[0]}", mean_of(first))
                 add(stage, f"{kind} {channel}", mean_of(entry), 1)
                 add(
                     stage,

@@ -21,8 +21,9 @@ from fairlead.models import adapter_off, export_model, load_model, load_tokenize
 from fairlead.runtime.forward import Outputs, forward
 from fairlead.runtime.group import GroupSpec, Trainable
 from fairlead.runtime.memory import keep_freed_memory
+from fairlead.runtime.microbatches import microbatches
 from fairlead.runtime.optimiser import OptimiserSpec, build_optimiser, set_learning_rate
-from fairlead.runtime.sharing import microbatches
+from fairlead.runtime.ragged import knows_ragged_rows
 
 __all__ = ["ModelWorker"]
 
@@ -68,7 +69,7 @@ class ModelWorker:
         self.model.eval()
         found = Outputs()
         with self._precision(), adapter_off(self.model) if reference else nullcontext():
-            for rows in microbatches(batch, _INFERENCE_TOKENS):
+            for rows in microbatches(batch, _INFERENCE_TOKENS, knows_ragged_rows(self.model)):
                 part = forward(self.model, take(_tensors(batch), rows).to(self.device), needs, temperature)
                 for name in needs:
                     value: Tensor = getattr(part, name).float().cpu()
@@ -92,7 +93,7 @@ class ModelWorker:
         torch.manual_seed(self.spec.seed + self.steps + self.rank * _GOLDEN)
         totals: dict[str, float] = {}
         tensors = _tensors(batch)
-        for rows in microbatches(batch, spec.tokens_per_microbatch):
+        for rows in microbatches(batch, spec.tokens_per_microbatch, knows_ragged_rows(self.model)):
             micro = take(tensors, rows).to(self.device)
             with self._precision():
                 outputs = forward(self.model, micro, objective.needs, objective.temperature)

@@ -1,0 +1,219 @@
+"""Attention by plain matrix products, and attention among the rows of a ragged batch.
+
+Knows: transformers' attention interface.
+Does not know: models, what the rows are.
+
+torch's CPU kernel for attention is made for long sequences. On rows of a few hundred tokens, which is what feedback consists of, two
+batched matrix products with a softmax between them take a quarter to two thirds of its time in bfloat16.
+
+In a ragged batch all tokens of all rows lie one behind the other in one sequence [1, N], so that no layer computes padding. Only
+attention needs to know the rows: it gathers the queries and keys that belong together, and puts the results back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+__all__ = ["ATTENTION", "Ragged", "Span", "attention", "ragged_attention"]
+
+ATTENTION = "fairlead"
+"""The name under which transformers knows it."""
+
+_LONGEST = {torch.bfloat16: 512, torch.float32: 96}
+"""Keys up to which the products are faster than torch's kernel, measured on AVX-512 processors."""
+
+_SIMILAR = 0.75  # rows share a block of products while the shorter has at least this share of the longest's keys
+
+Span = tuple[int, int]
+"""Start and length of neighbouring tokens of the ragged sequence."""
+
+
+@dataclass
+class _Block:
+    """Rows whose attention is computed together, padded to a common width."""
+
+    queries: Tensor
+    """[r * Tq] places in the ragged sequence."""
+    keys: Tensor
+    """[r * S]"""
+    query_positions: Tensor
+    """[r, Tq]"""
+    key_positions: Tensor
+    """[r, S]; at padding past every query."""
+
+    def hidden(self, dtype: torch.dtype, window: int | None) -> Tensor:
+        """[r, 1, Tq, S]: what is added to the scores. The least number is finite: padding sees nothing and must not be NaN."""
+        distance = self.query_positions[:, :, None] - self.key_positions[:, None]
+        seen = distance >= 0
+        if window is not None:
+            seen = seen & (distance < window)
+        return _added(seen[:, None], dtype)
+
+
+@dataclass
+class Ragged:
+    """Which tokens of one sequence [1, N] attend to which: a list of rows, each a span of queries over spans of keys.
+
+    The tokens of a row see the spans of its keys up to themselves; the last span of keys is the queries' own.
+    """
+
+    rows: Sequence[tuple[Span, tuple[Span, ...]]]
+    device: torch.device
+    _blocks: list[_Block] = field(default_factory=list)
+    _hidden: dict[tuple[int, torch.dtype, int | None], Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ordered = sorted(self.rows, key=lambda row: (-_length(row[1]), -row[0][1]))
+        back = np.empty(sum(queries[1] for queries, _ in ordered), dtype=np.int64)
+        first = 0
+        while ordered:
+            longest = _length(ordered[0][1])
+            count = next((i for i, row in enumerate(ordered) if _length(row[1]) < _SIMILAR * longest), len(ordered))
+            first = self._add(ordered[:count], back, first)
+            ordered = ordered[count:]
+        self.back = torch.from_numpy(back).to(self.device)
+        """[N]: where each token's result lies among the results of the blocks."""
+
+    def _add(self, rows: Sequence[tuple[Span, tuple[Span, ...]]], back: Any, first: int) -> int:
+        width, longest = max(queries[1] for queries, _ in rows), _length(rows[0][1])
+        queries = np.zeros((len(rows), width), dtype=np.int64)
+        keys = np.zeros((len(rows), longest), dtype=np.int64)
+        query_positions = np.zeros((len(rows), width), dtype=np.int64)
+        key_positions = np.full((len(rows), longest), np.iinfo(np.int64).max // 2, dtype=np.int64)
+        for i, ((start, count), spans) in enumerate(rows):
+            queries[i, :count] = np.arange(start, start + count)
+            query_positions[i, :count] = np.arange(_length(spans) - count, _length(spans))
+            back[start : start + count] = np.arange(first + i * width, first + i * width + count)
+            place = 0
+            for key_start, key_count in spans:
+                keys[i, place : place + key_count] = np.arange(key_start, key_start + key_count)
+                place += key_count
+            key_positions[i, :place] = np.arange(place)
+        tensors = (
+            torch.from_numpy(x).to(self.device) for x in (queries.ravel(), keys.ravel(), query_positions, key_positions)
+        )
+        self._blocks.append(_Block(*tensors))
+        return first + queries.size
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, window: int | None
+    ) -> Tensor:
+        """Attention of queries [1, H, N, D] over keys and values [1, K, N, D]; returns [1, N, H, D]."""
+        query, key, value = (x[0].transpose(0, 1) for x in (query * scale, key, value))
+        results = []
+        for number, block in enumerate(self._blocks):
+            rows, queries = block.query_positions.shape
+            wanted = number, query.dtype, window
+            if wanted not in self._hidden:
+                self._hidden[wanted] = block.hidden(query.dtype, window)
+            q = query.index_select(0, block.queries).view(rows, queries, *query.shape[1:]).transpose(1, 2)
+            k, v = (x.index_select(0, block.keys).view(rows, -1, *x.shape[1:]).transpose(1, 2) for x in (key, value))
+            results.append(_attend(q, k, v, self._hidden[wanted], dropout).flatten(0, 1))
+        return torch.cat(results).index_select(0, self.back)[None]
+
+
+def _length(spans: tuple[Span, ...]) -> int:
+    return sum(count for _, count in spans)
+
+
+_rows: ContextVar[Ragged | None] = ContextVar("ragged rows", default=None)
+
+
+@contextmanager
+def ragged_attention(rows: Ragged) -> Iterator[None]:
+    """Within it, every sequence that passes through `attention` is the ragged sequence of these rows."""
+    token = _rows.set(rows)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
+
+
+def attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention of queries [R, H, T, D] over keys and values [R, K, S, D] (H a multiple of K); returns [R, T, H, D].
+
+    `attention_mask` [R or 1, 1 or H, T or 1, S]: true (or 0) where a key is seen; None: causal, or one query that sees all.
+    Within `ragged_attention` the mask is not looked at. What the products are not made for (long rows, GPUs, position biases)
+    goes to transformers' own `sdpa`.
+    """
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    biased = any(others.get(name) is not None for name in ("position_bias", "softcap"))
+    rows = _rows.get()
+    if rows is not None:
+        if biased or not causal:
+            raise NotImplementedError(f"{type(module).__name__} has attention that ragged rows do not know")
+        with torch.autocast(device, enabled=False):
+            return rows(query, key, value, scale, dropout, others.get("sliding_window")), None
+    queries, keys = query.shape[2], key.shape[2]
+    plain = attention_mask is not None or queries == 1 or (causal and queries == keys)
+    if biased or not plain or dropout or others.get("output_attentions", False) or not _short(query, keys):
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, **others
+        )
+    with torch.autocast(device, enabled=False):
+        return _attend(query * scale, key, value, _hidden(attention_mask, query, keys), dropout), None
+
+
+def _short(query: Tensor, keys: int) -> bool:
+    return query.device.type == "cpu" and keys <= _LONGEST.get(query.dtype, 0)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, dropout: float) -> Tensor:
+    """Queries already scaled; the queries of all heads that share keys go into one product. Returns [R, T, H, D]."""
+    (rows, heads, queries, width), (groups, keys) = query.shape, key.shape[1:3]
+    if not _short(query, keys):
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, hidden, dropout, scale=1.0, enable_gqa=heads != groups
+        )
+        return mixed.transpose(1, 2)
+    grouped = query.reshape(rows * groups, -1, width)
+    scores = torch.bmm(grouped, key.reshape(rows * groups, keys, width).transpose(1, 2))
+    if hidden is not None:
+        scores = scores.view(rows, heads, queries, keys) + hidden
+    shares = F.dropout(scores.softmax(-1), dropout).view(rows * groups, -1, keys)
+    mixed = torch.bmm(shares, value.reshape(rows * groups, keys, width))
+    return mixed.view(rows, heads, queries, width).transpose(1, 2)
+
+
+def _hidden(mask: Tensor | None, query: Tensor, keys: int) -> Tensor | None:
+    """The mask of an ordinary batch, as `_Block.hidden`."""
+    if mask is None:
+        if query.shape[2] == 1:
+            return None
+        mask = torch.ones(keys, keys, dtype=torch.bool, device=query.device).tril()[None, None]
+    return _added(mask, query.dtype) if mask.dtype == torch.bool else mask.clamp(min=torch.finfo(query.dtype).min)
+
+
+def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
