@@ -1,0 +1,160 @@
+"""Write the figures that README and docs quote from the files under evidence/: `python docs/figures.py` (`--check`: only compare).
+
+A block between `<!-- figures: NAME -->` and `<!-- /figures -->` is written anew; everything else is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fairlead.evidence import render_table
+
+ROOT = Path(__file__).parent.parent
+RUNS = ROOT / "evidence" / "runs"
+FILES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+_BLOCK = re.compile(r"<!-- figures: (?P<name>[\w-]+) -->\n.*?<!-- /figures -->", re.DOTALL)
+
+
+def run_of(name: str) -> dict[str, Any]:
+    """The first column of what `fairlead compare RUN… --json` wrote."""
+    found: dict[str, Any] = json.loads((RUNS / f"{name}.json").read_text(encoding="utf-8"))["runs"][0]
+    return found
+
+
+def cell(run: dict[str, Any], stage: str, name: str, digits: int = 2, percent: bool = False) -> str:
+    """Mean ± standard deviation over seeds."""
+    entry = run["figures"][stage][name]
+    scale, unit = (100, " %") if percent else (1, "")
+    text = f"{entry['mean'] * scale:.{digits}f}"
+    return text + (f" ± {entry['sd'] * scale:.{digits}f}" if entry["sd"] is not None else "") + unit
+
+
+def _seeds(run: dict[str, Any]) -> str:
+    return f"{len(run['seeds'])} seeds"
+
+
+def how_long() -> str:
+    """Wall time of the quickstart by phase."""
+    run = run_of("quickstart")
+    seconds = {stage: figures["seconds"]["mean"] for stage, figures in run["figures"].items() if "seconds" in figures}
+    total = sum(value for stage, value in seconds.items() if stage != "run") / 60
+    parts = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items() if stage != "run")
+    return (
+        f"On {run['machine']['cpu_count']} CPU cores the quickstart took {total:.1f} minutes besides the installation "
+        f"({parts}; mean of {_seeds(run)})."
+    )
+
+
+def quickstart() -> str:
+    """What the quickstart reaches."""
+    run = run_of("quickstart")
+
+    def number(name: str) -> str:
+        return cell(run, "evaluate", name)
+
+    accuracy = cell(run, "reward", "held-out accuracy", 1, percent=True)
+    longer = cell(run, "reward", "rule: longer wins", 1, percent=True)
+    bag = cell(run, "reward", "rule: bag of words", 1, percent=True)
+    judge = cell(run, "judge", "held-out accuracy", 1, percent=True)
+    return "\n".join(
+        [
+            f"| quickstart, {_seeds(run)}, mean ± standard deviation | before PPO | after PPO | after is better |",
+            "|---|---:|---:|---:|",
+            f"| independent judge | {number('judge judge, before')} | {number('judge judge')} | "
+            f"{cell(run, 'evaluate', 'win rate by judge', 0, percent=True)} of prompts |",
+            f"| trained reward | {number('trained reward reward, before')} | {number('trained reward reward')} | "
+            f"{cell(run, 'evaluate', 'win rate by reward', 0, percent=True)} |",
+            f"| KL from the start, nats a response | 0 | {cell(run, 'evaluate', 'KL (nats)', 1)} | |",
+            "",
+            f'On held-out pairs the reward model is right in {accuracy}; "longer wins" in {longer} and a bag of words in {bag}.',
+            f"The judge, from half as many pairs, reaches {judge}. [All figures](evidence/runs/quickstart.json).",
+        ]
+    )
+
+
+_REAL: dict[str, tuple[tuple[str, str, str, int, bool], ...]] = {
+    "sentiment": (
+        ("reward model, held-out pairs", "reward", "held-out accuracy", 1, True),
+        ("bag of words, same pairs", "reward", "rule: bag of words", 1, True),
+        ("independent judge before PPO", "evaluate", "judge judge, before", 2, False),
+        ("independent judge after PPO", "evaluate", "judge judge", 2, False),
+        ("prompts on which the judge prefers after", "evaluate", "win rate by judge", 0, True),
+        ("KL, nats a response", "evaluate", "KL (nats)", 1, False),
+    ),
+    "harmless": (
+        ("reward model, held-out pairs", "reward", "held-out accuracy", 1, True),
+        ("bag of words, same pairs", "reward", "rule: bag of words", 1, True),
+        ("longer wins, same pairs", "reward", "rule: longer wins", 1, True),
+        ("DPO's implicit reward, held-out pairs", "dpo", "held-out accuracy", 1, True),
+    ),
+    "convincing": (
+        ("reward model, held-out pairs", "reward", "held-out accuracy", 1, True),
+        ("bag of words, same pairs", "reward", "rule: bag of words", 1, True),
+        ("longer wins, same pairs", "reward", "rule: longer wins", 1, True),
+        ("DPO's implicit reward, held-out pairs", "dpo", "held-out accuracy", 1, True),
+    ),
+    "say-the-facts": (
+        ("reward before GRPO", "evaluate", "trained reward facts, before", 3, False),
+        ("reward after GRPO", "evaluate", "trained reward facts", 3, False),
+        ("prompts on which after is better", "evaluate", "win rate by facts", 0, True),
+        ("KL, nats a response", "evaluate", "KL (nats)", 1, False),
+    ),
+}
+
+
+def real_data() -> str:
+    """The recipes on real data."""
+    lines = ["| recipe | figure | mean ± standard deviation | seeds |", "|---|---|---:|---:|"]
+    for name, rows in _REAL.items():
+        run = run_of(name)
+        for label, stage, figure, digits, percent in rows:
+            if figure in run["figures"].get(stage, {}):
+                value = cell(run, stage, figure, digits, percent)
+                lines.append(f"| `{name}` | {label} | {value} | {len(run['seeds'])} |")
+    return "\n".join(lines)
+
+
+def evidence() -> str:
+    """The ledger."""
+    return render_table(ROOT / "evidence").strip()
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "how-long": how_long,
+    "quickstart": quickstart,
+    "real-data": real_data,
+    "evidence": evidence,
+}
+
+
+def filled(text: str) -> str:
+    """The text with its blocks written anew."""
+
+    def block(match: re.Match[str]) -> str:
+        name = match["name"]
+        return match[0] if name not in BLOCKS else f"<!-- figures: {name} -->\n{BLOCKS[name]()}\n<!-- /figures -->"
+
+    return _BLOCK.sub(block, text)
+
+
+def main(check: bool) -> int:
+    """Write or compare every file; returns how many differ."""
+    differing = 0
+    for path in FILES:
+        old = path.read_text(encoding="utf-8")
+        new = filled(old)
+        if new != old:
+            differing += 1
+            print(f"{path.relative_to(ROOT)}: {'out of date' if check else 'written'}")
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    return differing
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main("--check" in sys.argv) and "--check" in sys.argv else 0)
