@@ -258,6 +258,11 @@ def offline(spec: dict[str, Any], record: Record) -> Any:
         "train_sampling_strategy": strategy,
         "max_length": spec["maximum_length"] if packed else None,
     }
+    if strategy == "group_by_length":
+        columns = (*columns, "length")
+        shared |= {"length_column_name": "length", "remove_unused_columns": False}
+    for row in examples:
+        row["length"] = max(len(ids) for ids in row.values())
     config = {"sft": trl.SFTConfig, "reward": trl.RewardConfig, "dpo": trl.DPOConfig}[kind](
         **(shared | ({"beta": spec["beta"]} if kind == "dpo" else {}) | settings)
     )
@@ -271,7 +276,11 @@ def offline(spec: dict[str, Any], record: Record) -> Any:
 
 
 def peak_mebibytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:  # what `getrusage` says of a new process begins with the peak of the process that started it
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
