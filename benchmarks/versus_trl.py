@@ -26,9 +26,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peers.install import install, peer_python, ppo_path  # noqa: E402
+from peers.install import install, peer_python, ppo_path
 
-from fairlead.bench import (  # noqa: E402
+from fairlead.bench import (
     ROWS,
     Job,
     ModelCost,
@@ -43,9 +43,9 @@ from fairlead.bench import (  # noqa: E402
     write_prompts,
     write_scalar_model,
 )
-from fairlead.data import DataError, DataSource, SeededSampler, TextCodec, read, to_pairs  # noqa: E402
-from fairlead.models import ModelSpec, load_tokenizer  # noqa: E402
-from fairlead.runs import Run  # noqa: E402
+from fairlead.data import DataError, DataSource, SeededSampler, TextCodec, read, to_pairs
+from fairlead.models import ModelSpec, load_tokenizer
+from fairlead.runs import Run
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
