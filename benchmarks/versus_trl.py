@@ -92,7 +92,12 @@ def trl_variants(row: Row) -> list[Variant]:
         add(f"{short}-micro", {"micro": 16 if row.online else 8})
         if row.kind == "grpo":
             add(f"{short}-static", {"cache_implementation": "static"})
-            add(f"{short}-paged", {"use_transformers_continuous_batching": True})
+            # Left to itself on a CPU its cache takes half of the machine's memory.
+            paged = {"max_memory_percent": 0.05}
+            add(
+                f"{short}-paged",
+                {"use_transformers_continuous_batching": True, "transformers_continuous_batching_config": paged},
+            )
         if row.kind == "ppo" and half:
             add("bf16-all", {"micro": 16}, autocast=True)
         if not row.online:
@@ -433,7 +438,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
         if "skipped" in row:
-            lines.append(f"| {row['row']} | {row['size']} | skipped: {row['skipped']} |" + " |" * (len(head) - 3))
+            reason = row["skipped"].splitlines()[-1].replace("|", "\\|")
+            lines.append(f"| {row['row']} | {row['size']} | skipped: {reason} |" + " |" * (len(head) - 3))
             continue
         theirs, ours = row["trl"][row["best"]["trl"]], row["fairlead"][row["best"]["fairlead"]]
         same = row["ratio"]["same_precision"]
@@ -512,7 +518,11 @@ def main() -> None:
             except DataError as reason:
                 page["rows"].append({"row": row.name, "size": size, "skipped": str(reason)})
                 continue
-            page["rows"].append(compare(task, arguments, roof))
+            try:
+                page["rows"].append(compare(task, arguments, roof))
+            except (RuntimeError, AssertionError) as reason:
+                say(f"{row.name} {size} failed: {reason}")
+                page["rows"].append({"row": row.name, "size": size, "skipped": str(reason)[-600:]})
             # Written after every row: a long comparison that is stopped keeps what it has.
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
