@@ -338,6 +338,39 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    model: Annotated[
+        str, typer.Argument(help="A model directory, or random weights of a size: 1m, 4m, 30m, 100m.")
+    ] = "4m",
+    rows: Annotated[
+        str | None, typer.Option(help="Rows of the table, such as grpo-full,dpo; without it all of them.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Precisions to measure.")] = "float32,bfloat16",
+    steps: Annotated[int, typer.Option(min=1, help="Steps to measure in each row, behind two that warm up.")] = 3,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; without it torch's choice.")] = None,
+    data: Annotated[str, typer.Option(help="Pairs for the rows without sampling.")] = "fairlead:starter/train",
+    out: Annotated[Path | None, typer.Option(help="Write the figures into this JSON file.")] = None,
+) -> None:
+    """Measure how fast steps are on this machine, and how far from what it can do."""
+    with _errors():
+        from fairlead.bench import ROWS
+        from fairlead.bench import bench as run_bench
+
+        _hush()
+        table = run_bench(
+            model,
+            rows.split(",") if rows else list(ROWS),
+            precision.split(","),
+            steps,
+            threads,
+            data,
+            out,
+            tell=lambda message: _console(stderr=True).print(f"[dim]{message} …[/dim]"),
+        )
+    _console().print(table)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Evidence
 # ---------------------------------------------------------------------------------------------------------------------
