@@ -39,14 +39,23 @@ def blocks(page: str, label: str) -> dict[str, str]:
     return {name: text for kind, name, _, text in found if kind == label}
 
 
-@pytest.fixture(scope="module")
-def make() -> ModuleType:
-    """docs/make.py as a module."""
-    spec = importlib.util.spec_from_file_location("docs_make", DOCS / "make.py")
+def script(name: str) -> ModuleType:
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def make() -> ModuleType:
+    """docs/make.py as a module."""
+    return script("make")
+
+
+def test_figures_are_those_of_the_committed_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("figures").main(check=True) == 0, capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -130,6 +130,8 @@ class Work:
             "batch_size": row.prompts,
             "maximum_prompt": row.prompt_tokens,
             "epochs": row.epochs,
+            # One pass over each rollout: the policy that sampled is the one that learns.
+            "old_logprobs": "sampler",
             "rollout": {"part": "sample", "n": row.samples, "sampling": sampling},
         }
         if row.kind == "grpo":

@@ -28,7 +28,7 @@ from fairlead.runs import write_text
 __all__ = ["Cell", "Comparison", "Row", "compare_runs", "write_comparison"]
 
 _SEED_KEYS = ("seed", "name")
-_MACHINE = ("device", "cpu_count", "python", "torch", "transformers", "fairlead")
+_MACHINE = ("device", "cpu_count", "runtime", "python", "torch", "transformers", "fairlead")
 
 
 @dataclass(frozen=True)
