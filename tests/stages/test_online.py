@@ -40,6 +40,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "reinforce++": {"credit": "reinforce++"},
     "reinforce++-baseline": {"credit": {"part": "reinforce++", "baseline": "group"}},
     "reinforce": {"credit": "reinforce", "objective": "reinforce"},
+    "dapo": {
+        "credit": "group-relative",
+        "selection": ["drop-flat-groups"],
+        "collection": {"part": "refill", "most_draws": 3},
+        "shaping": [{"part": "overlong", "maximum_length": 4, "buffer": 2}],
+        "objective": {"part": "ppo-clip", "clip_high": 0.28, "mismatch": {}},
+    },
+    "cispo": {"credit": "group-relative", "objective": "cispo"},
     "gspo": {"credit": "group-relative", "objective": {"part": "ppo-clip", "ratio": "geometric"}},
 }
 
@@ -329,3 +337,18 @@ def test_long_prompts_are_cut(shelf: Path, tmp_path: Path) -> None:
 def test_too_few_samples_are_refused_in_the_recipe(shelf: Path) -> None:
     with pytest.raises(ValidationError, match=r"set rollout\.n to that or more \(it is 1\)"):
         tiny_recipe(online(shelf, credit="rloo", rollout="sample"))
+
+
+def test_dynamic_sampling_draws_other_prompts(shelf: Path, tmp_path: Path) -> None:
+    """Two of three prompts always get one score: the batch is filled with the third, draw after draw, and a draw is no repeat."""
+    prompts = write_records(tmp_path / "two.jsonl", [{"prompt": text} for text in ("a b", "b c", "c d")])
+    stages = online(
+        shelf,
+        prompts=prompts,
+        credit="group-relative",
+        rewards={"judge": {"part": "test-cycle", "values": [0.0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 0, 1]}},
+        selection=["drop-flat-groups"],
+        collection={"part": "refill", "most_draws": 5},
+    )
+    for row in logged(run_stages(tmp_path / "run", stages).directory, "online"):
+        assert row["collection/draws"] == 3 and row["collection/filled"] == 1 and row["counted_rows"] == 1

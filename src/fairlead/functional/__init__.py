@@ -31,6 +31,7 @@ from fairlead.functional.policy_losses import (
     clipped_tokens,
     gspo,
     importance_ratio,
+    mismatch_weight,
     ppo_clip,
     reinforce,
     sequence_ratio,
@@ -39,6 +40,7 @@ from fairlead.functional.policy_losses import (
 )
 from fairlead.functional.preference_losses import bradley_terry, dpo
 from fairlead.functional.random import mix_seeds, uniform
+from fairlead.functional.shaping import overlong_penalty
 from fairlead.functional.statistics import (
     area_under_curve,
     bootstrap_interval,
@@ -82,7 +84,9 @@ __all__ = [
     "masked_mean",
     "masked_sum",
     "masked_variance",
+    "mismatch_weight",
     "mix_seeds",
+    "overlong_penalty",
     "pearson",
     "place_at_last_token",
     "ppo_clip",
