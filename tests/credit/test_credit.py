@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from fairlead import functional
-from fairlead.credit import GAE, GroupRelative, LeaveOneOut, Reinforce, ReinforcePlusPlus
+from fairlead.credit import GAE, GroupRelative, LeaveOneOut, Reinforce, ReinforcePlusPlus, ReMax
 from tiny_batches import experience
 
 TWO_GROUPS = {"logprobs": [[-1, -1], [-1], [-1, -1, -1], [-1]], "score": [1.0, 3.0, 2.0, 2.5], "group": [4, 4, 7, 7]}
@@ -146,3 +146,37 @@ def test_what_each_needs() -> None:
         1,
     ]
     assert all(c.state_dict() == {} for c in ALL)
+
+
+def anchored(**others: Any) -> Any:
+    """Two prompts: two samples and a greedy response, one sample and a greedy response; a penalty on each token."""
+    score = others.pop("score", [9.0, -1.0, 2.0, 0.5, 0.25])
+    made = experience(
+        [[-1, -1], [-1], [-1], [-1], [-1]], score=score, group=[0, 0, 0, 1, 1], weight=[1.0, 1, 0, 1, 0], **others
+    )
+    penalty = torch.where(made.mask, torch.tensor([0.1, 0.2]), 0.0)
+    return made.replace(
+        rewards=made.rewards.nan_to_num() - penalty, anchor=torch.tensor([False, False, True, False, True])
+    )
+
+
+def test_remax() -> None:
+    made = ReMax()(anchored())
+    # Differences 7 (cut at 5), −3, 0.25; penalties to go 0.3 and 0.2, 0.1, 0.1.
+    torch.testing.assert_close(made.advantages[[0, 1, 3]], torch.tensor([[4.7, 4.8], [-3.1, 0], [0.15, 0]]))
+    assert made.weight.tolist() == [1, 1, 0, 1, 0]
+    assert ReMax(clip=None)(anchored()).advantages[0].tolist() == pytest.approx([6.7, 6.8])
+    assert ReMax(kl="one-step", gamma=0.5)(anchored()).advantages[0].tolist() == pytest.approx([1.15, 2.3])
+    white = ReMax(whiten=True)(anchored()).advantages
+    counted = white[[0, 0, 1, 3], [0, 1, 0, 0]]
+    assert float(counted.mean()) == pytest.approx(0, abs=1e-6) and float(counted.std()) == pytest.approx(1)
+
+
+def test_remax_does_not_feel_the_level_of_a_prompt() -> None:
+    moved = ReMax(clip=None)(anchored(score=[109.0, 99.0, 102.0, -7.0, -7.25])).advantages
+    torch.testing.assert_close(moved, ReMax(clip=None)(anchored()).advantages, atol=1e-4, rtol=0)
+
+
+def test_remax_leaves_out_a_prompt_whose_greedy_response_failed() -> None:
+    made = ReMax()(anchored(score=[9.0, -1.0, float("nan"), 0.5, 0.25]))
+    assert made.weight.tolist() == [0, 0, 0, 1, 0] and made.advantages.isfinite().all()

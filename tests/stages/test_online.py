@@ -48,6 +48,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "objective": {"part": "ppo-clip", "clip_high": 0.28, "mismatch": {}},
     },
     "cispo": {"credit": "group-relative", "objective": "cispo"},
+    "remax": {
+        "credit": "remax",
+        "objective": "reinforce",
+        "rollout": {"part": "greedy-baseline", "n": 2, "sampling": {"maximum_tokens": 4}},
+    },
     "gspo": {"credit": "group-relative", "objective": {"part": "ppo-clip", "ratio": "geometric"}},
 }
 
@@ -352,3 +357,20 @@ def test_dynamic_sampling_draws_other_prompts(shelf: Path, tmp_path: Path) -> No
     )
     for row in logged(run_stages(tmp_path / "run", stages).directory, "online"):
         assert row["collection/draws"] == 3 and row["collection/filled"] == 1 and row["counted_rows"] == 1
+
+
+def test_a_greedy_response_that_fails(shelf: Path, tmp_path: Path) -> None:
+    """Three prompts with two samples and an anchor each; the second anchor and the first sample cannot be judged."""
+    stages = online(
+        shelf,
+        credit="remax",
+        rollout={"part": "greedy-baseline", "n": 2, "sampling": {"maximum_tokens": 4}},
+        rewards={"judge": {"part": "test-cycle", "values": [None, 1.0, 0.5, 1.0, 2.0, None, 3.0, 0.0, 1.5]}},
+        monitors={"seen": {"part": "test-cycle", "values": [1.0, 1.0, 9.0]}},
+    )
+    run = run_stages(tmp_path / "run", stages)
+    row = logged(run.directory, "online")[0]
+    assert row["anchor_score"] == 1.0 and row["counted_rows"] == 0.5 and row["monitor/seen"] == 1.0
+    assert row["score"] == pytest.approx((1 + 3 + 0) / 3) and finite_weights(run.directory)
+    with pytest.raises(ValidationError, match=r"set rollout\.part to greedy-baseline"):
+        tiny_recipe(online(shelf, credit="remax"))

@@ -5,12 +5,14 @@ non-zero where a position counts; masked positions of outputs are exactly 0, and
 """
 
 from fairlead.functional.advantages import (
+    anchor_score,
     broadcast_to_tokens,
     discounted_returns,
     gae,
     group_mean,
     group_relative,
     leave_one_out,
+    remax,
 )
 from fairlead.functional.kl import adaptive_coefficient, exact_kl, kl_estimate, kl_loss
 from fairlead.functional.logprobs import entropy, token_logprobs, token_logprobs_and_entropy
@@ -57,6 +59,7 @@ from fairlead.functional.statistics import (
 __all__ = [
     "adaptive_coefficient",
     "aggregation_weights",
+    "anchor_score",
     "area_under_curve",
     "bootstrap_interval",
     "bradley_terry",
@@ -92,6 +95,7 @@ __all__ = [
     "ppo_clip",
     "reinforce",
     "reliability_curve",
+    "remax",
     "sequence_ratio",
     "sequence_reward",
     "spearman",

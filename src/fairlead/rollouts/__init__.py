@@ -2,6 +2,6 @@
 
 from fairlead.rollouts.base import Rollout
 from fairlead.rollouts.collection import Collection, Once, Refill
-from fairlead.rollouts.sample import SampleRollout
+from fairlead.rollouts.sample import GreedyBaseline, SampleRollout
 
-__all__ = ["Collection", "Once", "Refill", "Rollout", "SampleRollout"]
+__all__ = ["Collection", "GreedyBaseline", "Once", "Refill", "Rollout", "SampleRollout"]

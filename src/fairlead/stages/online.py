@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fairlead import functional
-from fairlead.batch import Experience, Prompts, Samples
+from fairlead.batch import Experience, Prompts, Samples, take
 from fairlead.credit import GAE, Credit
 from fairlead.data import SeededSampler, prompts_batch, to_prompts
 from fairlead.diagnostics import Diagnostic
@@ -98,6 +98,11 @@ class Online(Stage, name="online"):
                 f"credit {self.credit.part_name} compares at least {self.credit.minimum_samples} samples of a prompt: "
                 f"set rollout.n to that or more (it is {samples})"
             )
+        if self.credit.needs_anchor and not self.rollout.draws_anchor:
+            raise ValueError(
+                f"credit {self.credit.part_name} compares with a greedy response, which rollout {self.rollout.part_name} "
+                "does not draw: set rollout.part to greedy-baseline"
+            )
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError(
                 "every reward has weight 0, so there is nothing to learn from; judges belong in `monitors`"
@@ -134,8 +139,8 @@ class Online(Stage, name="online"):
             prompts = self._prompts(records, sampler, policy, run.seed + step)
             draws = self._draws(run, prompts, _Models(policy, critic, reference), looking, metrics)
             experience, found = self.collection(draws)
-            metrics |= found | self.regulariser.observe(experience)
-            experience = self.credit(experience)
+            experience, compared = _without_anchors(self.credit(experience))
+            metrics |= found | compared | self.regulariser.observe(experience)
             with run.phase("update"):
                 loss = objective.with_kl(self.regulariser.loss_coefficient, self.regulariser.loss_estimator)
                 if critic is not None:
@@ -206,18 +211,22 @@ class Online(Stage, name="online"):
         """Combine the channels, shape the score, select rows, lay the reward on tokens."""
         score = combine(dict(experience.channels.items()), self.rewards)
         failed = ~torch.isfinite(score) | ~experience.mask.any(1)
-        experience = experience.replace(
-            score=torch.where(failed, 0.0, score), weight=torch.where(failed, 0.0, experience.weight)
-        )
+        weight = torch.where(failed, 0.0, experience.weight)
+        score = torch.where(failed, 0.0, score)
+        if experience.anchor is not None:
+            # All anchors have weight 0; one that failed is known by its score, and no row is compared with it.
+            score = torch.where(failed & experience.anchor, torch.nan, score)
+        experience = experience.replace(score=score, weight=weight)
         for shaping in self.shaping:
             experience = shaping(experience)
         for selection in self.selection:
             experience = selection(experience)
-        rewards = functional.place_at_last_token(experience.score, experience.mask)
+        rewards = functional.place_at_last_token(experience.score.nan_to_num(), experience.mask)
         return experience.replace(rewards=rewards - self.regulariser.penalty(experience))
 
     def _monitor(self, samples: Samples) -> dict[str, float]:
-        return {f"monitor/{name}": float(source(samples).nanmean()) for name, source in self.monitors.items()}
+        learned = slice(None) if samples.anchor is None else ~samples.anchor
+        return {f"monitor/{name}": float(source(samples)[learned].nanmean()) for name, source in self.monitors.items()}
 
     def _diagnose(self, policy: ModelGroup, experience: Experience) -> dict[str, float]:
         return {
@@ -235,6 +244,14 @@ class Online(Stage, name="online"):
         return run.open("critic", model, "scalar", self.critic_optimiser or self.optimiser, updates)
 
 
+def _without_anchors(experience: Experience) -> tuple[Experience, dict[str, float]]:
+    """Rows that were only compared with have done their work; what they scored is worth knowing."""
+    if experience.anchor is None:
+        return experience, {}
+    rest = take(experience, (~experience.anchor).nonzero().squeeze(1))
+    return rest, {"anchor_score": float(experience.score[experience.anchor].nanmean())}
+
+
 def _describe(experience: Experience) -> dict[str, float]:
     """What is always measured of a rollout."""
     lengths = experience.mask.sum(1).float()
@@ -245,6 +262,9 @@ def _describe(experience: Experience) -> dict[str, float]:
         "length": float(lengths.mean()),
         "truncated": float(experience.truncated.float().mean()),
         "counted_rows": float(counted.float().mean()),
+        "zero_advantages": float((experience.advantages[counted] == 0).all(1).float().mean())
+        if bool(counted.any())
+        else 1.0,
         "mismatch": float(
             functional.masked_mean((experience.logprobs - experience.behaviour_logprobs).abs(), experience.mask)
         ),
