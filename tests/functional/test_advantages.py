@@ -242,11 +242,11 @@ def test_variance_of_the_greedy_baseline_for_two_answers(
     p: float, high: float, low: float, without: float, greedy: float
 ) -> None:
     """It is smaller than without baseline if and only if p < ½ + ½ r₂ / (r₁ − r₂), and the mean is the exact gradient."""
-    probability, reward = torch.tensor([p, 1 - p]).double(), torch.tensor([high, low]).double()
+    probability, reward = torch.tensor([[p, 1 - p], [high, low]], dtype=torch.float64)
     score_function = torch.eye(2).double() - probability  # ∇ log π of each answer in both logits
     exact = (probability * reward) @ score_function
     for anchor, variance in (([], without), ([high], greedy)):
-        scores = torch.cat((reward, torch.tensor(anchor).double()))
+        scores = torch.cat((reward, torch.tensor(anchor, dtype=torch.float64)))
         marked = torch.arange(len(scores)) >= 2
         baseline = functional.anchor_score(scores, torch.zeros(len(scores), dtype=torch.int64), marked)[:2]
         weight = functional.remax(reward - baseline.nan_to_num(), torch.zeros(2, 1).double(), torch.ones(2, 1))

@@ -288,3 +288,23 @@ def test_mismatch_refuses() -> None:
     for fields in ({"low": 2.0}, {"token_weight": True}, {"level": "row"}):
         with pytest.raises(ValidationError):
             PPOClip(mismatch=fields)
+
+
+def test_the_ratio_of_a_macro_action() -> None:
+    """Log ratios 0.2 + 0.1 and −0.3: tokens carry e^0.3, e^0.3, e^−0.3; single tokens and the whole response are special cases."""
+    rows = experience([[-1.0, -1.0, -1.0]], advantages=[[1.0, 1.0, 1.0]])
+    new = torch.tensor([[-0.8, -0.9, -1.3]])
+    loss, _, gradient = loss_of_(PPOClip(ratio="macro", clip_high=1.0, clip_low=1.0), segmented(rows, [0, 0, 1]), new)
+    up, down = float(torch.tensor(0.3).exp()), float(torch.tensor(-0.3).exp())
+    assert loss == pytest.approx(-(2 * up + down) / 3, rel=1e-5)
+    torch.testing.assert_close(gradient, torch.tensor([[-up / 3, -up / 3, -down / 3]]))
+    for segments, ratio in (([0, 1, 2], "token"), ([0, 0, 0], "sequence")):
+        assert loss_of_(PPOClip(ratio="macro"), segmented(rows, segments), new)[0] == pytest.approx(
+            loss_of_(PPOClip(ratio=ratio), rows, new)[0]
+        )
+    with pytest.raises(ValueError, match="ratio macro needs the segments"):
+        loss_of_(PPOClip(ratio="macro"), rows, new)
+
+
+def segmented(rows: Experience, segments: list[int]) -> Experience:
+    return rows.replace(extras={"segments": torch.tensor([segments])})

@@ -48,6 +48,10 @@ METHODS: dict[str, dict[str, Any]] = {
         "objective": {"part": "ppo-clip", "clip_high": 0.28, "mismatch": {}},
     },
     "cispo": {"credit": "group-relative", "objective": "cispo"},
+    "ma-rlhf": {
+        "credit": {"part": "macro-gae", "length": 2, "rule": "randomised"},
+        "objective": {"part": "ppo-clip", "ratio": "macro"},
+    },
     "remax": {
         "credit": "remax",
         "objective": "reinforce",
@@ -79,7 +83,7 @@ def test_every_method(shelf: Path, tmp_path: Path, method: str) -> None:
     assert first["mismatch"] == pytest.approx(0, abs=1e-4)
     assert 0 < first["policy/entropy"] <= math.log(5) and 0 < first["length"] <= 4
     assert first["counted_rows"] == 1 and first["failed/share"] == 0
-    assert ("critic/loss" in first) == (method == "ppo")
+    assert ("critic/loss" in first) == (method in ("ppo", "ma-rlhf"))
     assert moved(run.directory, shelf) and finite_weights(run.directory)
     samples = read_json_lines(run.directory / "samples.jsonl")
     assert {row["step"] for row in samples} == {1, 2}

@@ -16,6 +16,15 @@ from fairlead.functional.advantages import (
 )
 from fairlead.functional.kl import adaptive_coefficient, exact_kl, kl_estimate, kl_loss
 from fairlead.functional.logprobs import entropy, token_logprobs, token_logprobs_and_entropy
+from fairlead.functional.macro import (
+    fixed_segments,
+    length_segments,
+    macro_gae,
+    parse_segments,
+    perplexity_segments,
+    segment_sum,
+    spread_segments,
+)
 from fairlead.functional.masks import (
     aggregation_weights,
     last_token_index,
@@ -74,6 +83,7 @@ __all__ = [
     "exact_kl",
     "expected_calibration_error",
     "explained_variance",
+    "fixed_segments",
     "gae",
     "group_mean",
     "group_relative",
@@ -83,6 +93,8 @@ __all__ = [
     "kl_loss",
     "last_token_index",
     "leave_one_out",
+    "length_segments",
+    "macro_gae",
     "mask_out",
     "masked_mean",
     "masked_sum",
@@ -90,15 +102,19 @@ __all__ = [
     "mismatch_weight",
     "mix_seeds",
     "overlong_penalty",
+    "parse_segments",
     "pearson",
+    "perplexity_segments",
     "place_at_last_token",
     "ppo_clip",
     "reinforce",
     "reliability_curve",
     "remax",
+    "segment_sum",
     "sequence_ratio",
     "sequence_reward",
     "spearman",
+    "spread_segments",
     "token_logprobs",
     "token_logprobs_and_entropy",
     "total_variation",

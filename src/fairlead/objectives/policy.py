@@ -164,13 +164,23 @@ class PPOClip(PolicyObjective, name="ppo-clip"):
     clip_low: float = Field(0.2, ge=0, le=1, description="the ratio counts no lower than 1 − this")
     clip_high: float = Field(0.2, ge=0, description="the ratio counts no higher than 1 + this")
     dual_clip: float | None = Field(None, gt=1, description="cap of the ratio for negative advantages")
-    ratio: Literal["token", "sequence", "geometric"] = Field(
-        "token", description="ratio of each token, of the whole response, or its geometric mean over tokens"
+    ratio: Literal["token", "macro", "sequence", "geometric"] = Field(
+        "token",
+        description="ratio of each token, of its macro action (credit `macro-gae`), of the whole response, or its geometric mean over "
+        "tokens",
     )
 
     def token_loss(self, logprobs: Tensor, batch: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         old, advantages = batch.logprobs, batch.advantages
-        if self.ratio != "token":
+        if self.ratio == "macro":
+            segments = None if batch.extras is None else batch.extras.get("segments")
+            if segments is None:
+                raise ValueError(
+                    "ratio macro needs the segments that credit macro-gae writes; choose it, or ratio: token"
+                )
+            change = functional.segment_sum(logprobs.detach() - old, segments)
+            logprobs = old + functional.spread_segments(change, segments) + (logprobs - logprobs.detach())
+        elif self.ratio != "token":
             # Every token carries the response's ratio, and its own log-probability's gradient (GSPO-token).
             ratio = functional.sequence_ratio(logprobs.detach(), old, batch.mask, mean=self.ratio == "geometric")
             logprobs = old + (ratio.log()[:, None] + (logprobs - logprobs.detach()))
