@@ -46,8 +46,10 @@ class ReMaxExperiment(OnlineExperiment, name="remax"):
         "rollout": {"part": "greedy-baseline", "n": 3, "sampling": {"maximum_tokens": _LENGTH}},
     }
     remarks: ClassVar[str] = (
-        "The greedy response is better than the average one, so its reward is a baseline too high; it helps where the level of the "
-        "return matters more than that."
+        "It learns better than no baseline, yet not because its gradient is quieter at the policy measured: the greedy response "
+        "scores far above the average one in this world, so that its reward is too high a baseline by about as much as none is too "
+        "low, and the KL of the return has no baseline at all. The exact value would cut the noise by more than ten. The released "
+        "form stops further from the optimum: its tokens do not pay for the KL of later ones."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
