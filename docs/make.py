@@ -18,6 +18,7 @@ from fairlead.data import DataSource
 from fairlead.evidence.ledger import experiments
 from fairlead.generation import Sampling
 from fairlead.models import LoraSpec, ModelSpec
+from fairlead.objectives import Mismatch
 from fairlead.parts import FieldInfo, Part, PartInfo, fields_of, part_info, parts_in_slot, slots
 from fairlead.recipes import Recipe
 from fairlead.recipes.load import recipes_by_part
@@ -36,6 +37,7 @@ KEYS: dict[str, tuple[type[BaseModel], str]] = {
     "A source of data": (DataSource, "Wherever a stage asks for data or prompts. A bare string is `path`."),
     "An optimiser": (OptimiserSpec, "The keys `optimiser` and `critic_optimiser` of stages."),
     "`sampling` of a rollout": (Sampling, "How tokens are drawn."),
+    "`mismatch` of an objective": (Mismatch, "Importance weights against a sampler that differs from the trainer."),
     "`adaptive` of the regulariser kl": (AdaptiveTarget, "A coefficient that moves towards a target."),
 }
 
@@ -49,7 +51,9 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
             "fairlead.functional.preference_losses",
             "fairlead.functional.kl",
             "fairlead.functional.logprobs",
+            "fairlead.functional.macro",
             "fairlead.functional.masks",
+            "fairlead.functional.shaping",
             "fairlead.functional.statistics",
             "fairlead.functional.random",
         ),

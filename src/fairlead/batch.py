@@ -80,6 +80,8 @@ class Samples(TensorClass):
     """One dict a row, as in `Prompts`, with `response`: the text without special tokens."""
     present: Tensor | None = None
     """[B, T] bool or None when it equals `mask`."""
+    anchor: Tensor | None = None
+    """[B] bool: responses that the others of their group are only compared with (a greedy one, say); None where there is none."""
 
 
 class Experience(TensorClass["shadow"]):  # type: ignore[type-arg,name-defined]  # `values` is our word too
@@ -107,6 +109,8 @@ class Experience(TensorClass["shadow"]):  # type: ignore[type-arg,name-defined] 
     """One dict a row, as in `Samples`."""
     present: Tensor | None = None
     """[B, T] bool or None when it equals `mask`."""
+    anchor: Tensor | None = None
+    """[B] bool or None, as in `Samples`. Such a row has weight 0, is shaped as the others are, and is gone after credit."""
     reference_logprobs: Tensor = NOT_YET
     """[B, T]"""
     values: Tensor = NOT_YET  # type: ignore[assignment]
@@ -142,7 +146,8 @@ class Experience(TensorClass["shadow"]):  # type: ignore[type-arg,name-defined] 
             channels=TensorDict({}, batch_size=rows),
             rows=row_table(list(samples.rows)),
             present=samples.present,
-            weight=torch.ones(rows, dtype=torch.float32),
+            anchor=samples.anchor,
+            weight=torch.ones(rows, dtype=torch.float32) if samples.anchor is None else (~samples.anchor).float(),
             batch_size=rows,
         )
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from fairlead import functional
-from fairlead.credit import GAE, GroupRelative, LeaveOneOut, Reinforce, ReinforcePlusPlus
+from fairlead.credit import GAE, GroupRelative, LeaveOneOut, MacroGAE, Reinforce, ReinforcePlusPlus, ReMax
 from tiny_batches import experience
 
 TWO_GROUPS = {"logprobs": [[-1, -1], [-1], [-1, -1, -1], [-1]], "score": [1.0, 3.0, 2.0, 2.5], "group": [4, 4, 7, 7]}
@@ -92,6 +92,9 @@ def test_reinforce_plus_plus() -> None:
 ALL = [
     GAE(),
     GAE(whiten=False),
+    MacroGAE(length=2),
+    MacroGAE(length=2, whiten="macro"),
+    MacroGAE(whiten="none", rule="perplexity"),
     GroupRelative(),
     GroupRelative(scale="batch"),
     LeaveOneOut(),
@@ -146,3 +149,97 @@ def test_what_each_needs() -> None:
         1,
     ]
     assert all(c.state_dict() == {} for c in ALL)
+
+
+def anchored(**others: Any) -> Any:
+    """Two prompts: two samples and a greedy response, one sample and a greedy response; a penalty on each token."""
+    score = others.pop("score", [9.0, -1.0, 2.0, 0.5, 0.25])
+    made = experience(
+        [[-1, -1], [-1], [-1], [-1], [-1]], score=score, group=[0, 0, 0, 1, 1], weight=[1.0, 1, 0, 1, 0], **others
+    )
+    penalty = torch.where(made.mask, torch.tensor([0.1, 0.2]), 0.0)
+    return made.replace(
+        rewards=made.rewards.nan_to_num() - penalty, anchor=torch.tensor([False, False, True, False, True])
+    )
+
+
+def test_remax() -> None:
+    made = ReMax()(anchored())
+    # Differences 7 (cut at 5), −3, 0.25; penalties to go 0.3 and 0.2, 0.1, 0.1.
+    torch.testing.assert_close(made.advantages[[0, 1, 3]], torch.tensor([[4.7, 4.8], [-3.1, 0], [0.15, 0]]))
+    assert made.weight.tolist() == [1, 1, 0, 1, 0]
+    assert ReMax(clip=None)(anchored()).advantages[0].tolist() == pytest.approx([6.7, 6.8])
+    assert ReMax(kl="one-step", gamma=0.5)(anchored()).advantages[0].tolist() == pytest.approx([1.15, 2.3])
+    white = ReMax(whiten=True)(anchored()).advantages
+    counted = white[[0, 0, 1, 3], [0, 1, 0, 0]]
+    assert float(counted.mean()) == pytest.approx(0, abs=1e-6) and float(counted.std()) == pytest.approx(1)
+
+
+def test_remax_does_not_feel_the_level_of_a_prompt() -> None:
+    moved = ReMax(clip=None)(anchored(score=[109.0, 99.0, 102.0, -7.0, -7.25])).advantages
+    torch.testing.assert_close(moved, ReMax(clip=None)(anchored()).advantages, atol=1e-4, rtol=0)
+
+
+def test_remax_leaves_out_a_prompt_whose_greedy_response_failed() -> None:
+    made = ReMax()(anchored(score=[9.0, -1.0, float("nan"), 0.5, 0.25]))
+    assert made.weight.tolist() == [0, 0, 0, 1, 0] and made.advantages.isfinite().all()
+
+
+def test_macro_actions_of_one_token_are_gae() -> None:
+    batch = experience(**TWO_GROUPS, values=[[0.5, 0.2], [1.0], [0.1, 0.2, 0.3], [0.4]])
+    for whiten in ("tokens", "macro"):
+        made = MacroGAE(length=1, whiten=whiten)(batch)
+        torch.testing.assert_close(made.advantages, GAE()(batch).advantages)
+        torch.testing.assert_close(made.returns, GAE()(batch).returns)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"length": 3},
+        {"value": "last"},
+        {"value": "decayed"},
+        {"reward": "mean"},
+        {"gamma": 0.5},
+        {"lam": 0.2},
+        {"whiten": "tokens"},
+        {"whiten": "macro"},
+        {"rule": "perplexity"},
+        {"rule": "given"},
+    ],
+    ids=str,
+)
+def test_fields_of_macro_gae(fields: dict[str, Any]) -> None:
+    lengths = [[-1.0, -2, -1, -3, -0.5], [-1.0, -1, -1]]
+    values = [[0.5, 0.2, 0.1, 0.6, 0.3], [0.1, 0.2, 0.3]]
+    batch = experience(lengths, score=[1.0, 2.0], values=values, reference_logprobs=lengths)
+    batch = batch.replace(rewards=torch.where(batch.mask, batch.rewards - 0.1, 0.0))
+    batch = batch.replace(extras={"segments": torch.tensor([[0, 0, 0, 0, 1], [0, 1, 2, 3, 3]])})
+    plain = MacroGAE(length=2, whiten="none")(batch)
+    made = MacroGAE(**({"length": 2, "whiten": "none"} | fields))(batch)
+    assert not torch.equal(made.advantages, plain.advantages)
+    assert made.extras["segments"].shape == batch.mask.shape and (made.advantages[~batch.mask] == 0).all()
+
+
+def test_random_lengths_differ_and_are_stored() -> None:
+    batch = experience([[-1.0] * 30] * 8, values=[[0.1] * 30] * 8)
+    torch.manual_seed(0)
+    segments = MacroGAE(rule="randomised", repeats=1)(batch).extras["segments"]
+    assert len({tuple(row) for row in segments.tolist()}) > 1
+    for row in segments:  # 1, 2, 3, 5, 10 in some order and the other 9 tokens as one
+        assert sorted(row.bincount().tolist()[:-1]) == [1, 2, 3, 5, 10] and row.bincount()[-1] == 9
+    thrice = MacroGAE(rule="randomised", repeats=3)(batch).extras["segments"]
+    assert thrice.max() > 5
+
+
+def test_a_parser(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    (tmp_path / "tree_of.py").write_text("def tree(response, tokens):\n    return [[2, 2], 1]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    batch = experience([[-1.0] * 5, [-1.0] * 3], values=[[0.1] * 5, [0.1] * 3])
+    part = MacroGAE(rule="parsing", parser="tree_of:tree", largest=4)
+    # The second response has another number of tokens than the tree: single tokens.
+    assert part(batch).extras["segments"].tolist() == [[0, 0, 1, 1, 1], [0, 1, 2, -1, -1]]
+    assert MacroGAE(rule="parsing", parser="tree_of:tree", largest=9)(batch).extras["segments"][0].tolist() == [0] * 5
+    for fields in ({"rule": "parsing"}, {"parser": "tree_of:tree"}):
+        with pytest.raises(ValidationError, match="rule parsing needs `parser`"):
+            MacroGAE(**fields)

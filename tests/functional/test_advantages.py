@@ -210,3 +210,47 @@ def test_errors_say_what_is_wrong() -> None:
         functional.gae(REWARDS, VALUES, ONES, 1.1, 1.0)
     with pytest.raises(ValueError, match="shapes must be equal"):
         functional.gae(REWARDS, VALUES[:, :3], ONES, 1.0, 1.0)
+
+
+def test_remax_by_hand() -> None:
+    """β = 0.05, γ = 0.99, difference 2, log-ratios (0.1, −0.2, 0.4): the released form, and its loss."""
+    penalty = -0.05 * torch.tensor([[0.1, -0.2, 0.4, 9.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True, False]])
+    two = torch.tensor([2.0], dtype=torch.float64)
+    made = functional.remax(two, penalty, mask, 0.99, to_go=False)
+    expected = torch.tensor([[1.935598, 1.970200, 1.960000, 0]], dtype=torch.float64)
+    torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)
+    logprobs = torch.tensor([[-1.0, -2.0, -0.5, 0.0]], dtype=torch.float64)
+    loss = functional.masked_mean(functional.reinforce(logprobs, made), mask)
+    assert float(loss) == pytest.approx(2.285333, abs=1e-6)
+    whole = functional.remax(two, penalty, mask)
+    torch.testing.assert_close(whole, torch.tensor([[1.985, 1.99, 1.98, 0]], dtype=torch.float64))
+
+
+def test_the_anchor_of_a_group() -> None:
+    score = torch.tensor([1.0, 5.0, 2.0, 3.0, float("nan")])
+    group = torch.tensor([7, 7, 9, 9, 11])
+    found = functional.anchor_score(score, group, torch.tensor([True, False, False, False, True]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 1, torch.nan, torch.nan, torch.nan]), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("p", "high", "low", "without", "greedy"),
+    [(0.7, 1.0, 0.5, 0.17745, 0.05145), (0.7, 1.0, 0.0, 0.0378, 0.2058), (0.9, 1.0, 0.2, 0.014112, 0.093312)],
+)
+def test_variance_of_the_greedy_baseline_for_two_answers(
+    p: float, high: float, low: float, without: float, greedy: float
+) -> None:
+    """It is smaller than without baseline if and only if p < ½ + ½ r₂ / (r₁ − r₂), and the mean is the exact gradient."""
+    probability, reward = torch.tensor([[p, 1 - p], [high, low]], dtype=torch.float64)
+    score_function = torch.eye(2).double() - probability  # ∇ log π of each answer in both logits
+    exact = (probability * reward) @ score_function
+    for anchor, variance in (([], without), ([high], greedy)):
+        scores = torch.cat((reward, torch.tensor(anchor, dtype=torch.float64)))
+        marked = torch.arange(len(scores)) >= 2
+        baseline = functional.anchor_score(scores, torch.zeros(len(scores), dtype=torch.int64), marked)[:2]
+        weight = functional.remax(reward - baseline.nan_to_num(), torch.zeros(2, 1).double(), torch.ones(2, 1))
+        sample = weight * score_function
+        torch.testing.assert_close(probability @ sample, exact)
+        assert float(probability @ sample.square().sum(1) - exact.square().sum()) == pytest.approx(variance, abs=1e-9)
+    assert (greedy < without) == (p < 0.5 + 0.5 * low / (high - low))

@@ -217,3 +217,26 @@ def test_errors_say_what_is_wrong() -> None:
         functional.value_loss(x, x, x, clip=0.0)
     with pytest.raises(ValueError, match=r"\[B, T\]"):
         functional.sequence_ratio(x[0], x[0], x[0])
+
+
+def test_mismatch_weights_by_hand() -> None:
+    """w = (.9, .5, 2.5, 1, 6), product 6.75."""
+    old, behaviour, mask = logs(0.9, 0.5, 2.5, 1, 6), zeros(5), torch.ones(1, 5, dtype=torch.bool)
+    weigh = functional.mismatch_weight
+    close(weigh(old, behaviour, mask), 0.9, 0.5, 2, 1, 2)
+    close(weigh(old, behaviour, mask, mode="mask", low=0.5, high=5.0), 0.9, 0.5, 2.5, 1, 0)
+    close(weigh(old, behaviour, mask, low=0.6, high=5.0), 0.9, 0.6, 2.5, 1, 5)
+    close(weigh(old, behaviour, mask, level="sequence", mode="mask", high=3.0), 0, 0, 0, 0, 0)
+    close(weigh(old, behaviour, mask, level="sequence", high=3.0), 3, 3, 3, 3, 3)
+    mean = 6.75**0.2
+    close(weigh(old, behaviour, mask, level="geometric"), *[mean] * 5)
+    close(weigh(old, behaviour, mask, level="geometric", mode="mask", token_weight=True), 0.9, 0.5, 2.5, 1, 6)
+    half = torch.tensor([[True, True, False, False, False]])
+    close(weigh(old, behaviour, half, level="sequence"), 0.45, 0.45, 0, 0, 0)
+
+
+def test_mismatch_weights_refuse() -> None:
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    for fields in ({"level": "row"}, {"mode": "drop"}, {"low": 2.0, "high": 2.0}, {"low": -1.0}):
+        with pytest.raises(ValueError):
+            functional.mismatch_weight(zeros(1), zeros(1), mask, **fields)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Experience, take
-from fairlead.objectives import PolicyGradient, PolicyObjective, PPOClip, ValueClip
+from fairlead.objectives import CISPO, Mismatch, PolicyGradient, PolicyObjective, PPOClip, ValueClip
 from fairlead.runtime import Outputs
 from tiny_batches import experience, rows_of
 
@@ -25,7 +25,8 @@ ADVANTAGES = [[1.0, 1.0, 1.0], [-2.0], [-0.5, 0.5]]
 
 def batch(**others: Any) -> Experience:
     reference = [[-1.1, -1.9, -0.6], [-1.4], [-0.9, -0.2]]
-    return experience(OLD, advantages=ADVANTAGES, reference_logprobs=reference, **others)
+    rows = experience(OLD, advantages=ADVANTAGES, reference_logprobs=reference, **others)
+    return rows.replace(behaviour_logprobs=rows_of([[-1.2, -1.5, -0.4], [-0.9], [-1.8, -0.3]]))
 
 
 def loss_of(objective: PolicyObjective, rows: Experience, new: Tensor = NEW) -> tuple[float, dict[str, float], Tensor]:
@@ -65,6 +66,8 @@ def test_ppo_by_hand() -> None:
         {"aggregation": "sequence-mean-token-mean"},
         {"aggregation": "sequence-mean-token-sum"},
         {"aggregation": "constant-length", "maximum_length": 4},
+        {"mismatch": {}},
+        {"drop_negative_above": 0.0},
     ],
     ids=str,
 )
@@ -212,3 +215,96 @@ def test_value_clip_by_hand() -> None:
         loss, metrics = objective(Outputs(values=values), objective.prepare(rows))
         assert float(loss) == pytest.approx(expected)
         assert float(metrics["error"]) == 1 and float(metrics["mean"]) == 1
+
+
+def test_cispo_by_hand() -> None:
+    """Ratios e^0.5 and e^-0.5 with bounds 0.8 and 1.2: loss −w·A·log π, gradient −w·A."""
+    rows = experience([[-1.0, -1.0]], advantages=[[1.0, -2.0]])
+    objective = CISPO(minimum_ratio=0.8, maximum_ratio=1.2)
+    new = torch.tensor([[-0.5, -1.5]], requires_grad=True)
+    loss, metrics = objective(Outputs(logprobs=new, entropy=torch.zeros(1, 2)), objective.prepare(rows))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx((1.2 * 0.5 - 0.8 * 2 * 1.5) / 2)
+    torch.testing.assert_close(new.grad, torch.tensor([[-0.6, 0.8]]))
+    assert metrics["clip_fraction"] == 1
+    for fields in ({"minimum_ratio": 1.1}, {"maximum_ratio": 0.9}):
+        assert loss_of(CISPO(**fields), batch())[0] != loss_of(CISPO(), batch())[0]
+    with pytest.raises(ValidationError, match="exceeds maximum_ratio"):
+        CISPO(minimum_ratio=2.0, maximum_ratio=1.0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"low": 0.9},
+        {"high": 1.1},
+        {"mode": "mask", "high": 1.1},
+        {"level": "sequence"},
+        {"level": "geometric"},
+        {"level": "geometric", "mode": "mask", "token_weight": True},
+        {"normalise": True},
+    ],
+    ids=str,
+)
+def test_the_mismatch_weighs_the_policy_loss_alone(fields: dict[str, Any]) -> None:
+    rows = batch()
+    objective = PolicyGradient(mismatch=fields, entropy_coefficient=0.1).with_kl(0.3, "k3")
+    plain = PolicyGradient(entropy_coefficient=0.1).with_kl(0.3, "k3")
+    weight = Mismatch(**fields).weight(rows)
+    terms = {k: v for k, v in fields.items() if k != "normalise"}
+    raw = functional.mismatch_weight(rows.logprobs, rows.behaviour_logprobs, rows.mask, **terms)
+    torch.testing.assert_close(weight, raw / raw[rows.mask].mean() if "normalise" in fields else raw)
+    losses = functional.reinforce(NEW, rows.advantages)
+    difference = functional.masked_mean((weight - 1) * losses, rows.mask)
+    loss, metrics, _ = loss_of(objective, rows)
+    assert loss == pytest.approx(loss_of(plain, rows)[0] + float(difference), abs=1e-6)
+    assert metrics["mismatch_weight"] == pytest.approx(float(functional.masked_mean(weight, rows.mask)))
+
+
+def test_the_mean_of_normalised_weights_is_that_of_the_rows_that_count() -> None:
+    weight = Mismatch(normalise=True).weight(batch(weight=[1.0, 0.0, 1.0]))
+    assert float(weight[[0, 2]].sum() / 5) == pytest.approx(1)
+
+
+def test_rows_that_were_left_behind_are_dropped() -> None:
+    """Mean fall of rows 1 and 2: 0 and −0.4 nats; row 2 has advantages of sum 0, row 1 a negative one."""
+    rows = experience([[-1.0], [-1.0], [-1.0]], advantages=[[-1.0], [-1.0], [1.0]])
+    new = torch.tensor([[-1.5], [-1.2], [-3.0]])
+    _, metrics, gradient = loss_of_(PolicyGradient(drop_negative_above=0.3), rows, new)
+    assert metrics["kept_negative"] == pytest.approx(2 / 3)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0], [1 / 3], [-1 / 3]]))
+
+
+def loss_of_(objective: PolicyObjective, rows: Experience, new: Tensor) -> tuple[float, dict[str, float], Tensor]:
+    new = new.clone().requires_grad_()
+    loss, metrics = objective(Outputs(logprobs=new, entropy=torch.zeros_like(new)), objective.prepare(rows))
+    loss.backward()
+    assert new.grad is not None
+    return float(loss.detach()), {name: float(value) for name, value in metrics.items()}, new.grad
+
+
+def test_mismatch_refuses() -> None:
+    for fields in ({"low": 2.0}, {"token_weight": True}, {"level": "row"}):
+        with pytest.raises(ValidationError):
+            PPOClip(mismatch=fields)
+
+
+def test_the_ratio_of_a_macro_action() -> None:
+    """Log ratios 0.2 + 0.1 and −0.3: tokens carry e^0.3, e^0.3, e^−0.3; single tokens and the whole response are special cases."""
+    rows = experience([[-1.0, -1.0, -1.0]], advantages=[[1.0, 1.0, 1.0]])
+    new = torch.tensor([[-0.8, -0.9, -1.3]])
+    loss, _, gradient = loss_of_(PPOClip(ratio="macro", clip_high=1.0, clip_low=1.0), segmented(rows, [0, 0, 1]), new)
+    up, down = float(torch.tensor(0.3).exp()), float(torch.tensor(-0.3).exp())
+    assert loss == pytest.approx(-(2 * up + down) / 3, rel=1e-5)
+    torch.testing.assert_close(gradient, torch.tensor([[-up / 3, -up / 3, -down / 3]]))
+    for segments, ratio in (([0, 1, 2], "token"), ([0, 0, 0], "sequence")):
+        assert loss_of_(PPOClip(ratio="macro"), segmented(rows, segments), new)[0] == pytest.approx(
+            loss_of_(PPOClip(ratio=ratio), rows, new)[0]
+        )
+    with pytest.raises(ValueError, match="ratio macro needs the segments"):
+        loss_of_(PPOClip(ratio="macro"), rows, new)
+
+
+def segmented(rows: Experience, segments: list[int]) -> Experience:
+    return rows.replace(extras={"segments": torch.tensor([segments])})

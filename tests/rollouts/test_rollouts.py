@@ -10,7 +10,7 @@ import torch
 
 from fairlead.data import PromptRecord, prompts_batch
 from fairlead.models import ModelSpec
-from fairlead.rollouts import SampleRollout
+from fairlead.rollouts import GreedyBaseline, SampleRollout
 from fairlead.runtime import GroupSpec, LocalGroup
 from tiny_models import save_tiny_model
 
@@ -54,3 +54,16 @@ def test_the_temperature_of_training(policy: LocalGroup) -> None:
 def test_the_limit(policy: LocalGroup) -> None:
     samples = draw(policy, n=4, sampling={"maximum_tokens": 2, "minimum_tokens": 2})
     assert samples.tokens.shape[1] == 2 and samples.truncated.all()
+
+
+def test_a_greedy_response_behind_the_samples_of_its_prompt(policy: LocalGroup) -> None:
+    prompts = prompts_batch([PromptRecord(text, {}) for text in ("ab", "c")], policy.codec, 1)
+    settings = {"maximum_tokens": 6, "temperature": 0.8, "top_k": 5}
+    samples = GreedyBaseline(n=2, sampling=settings)(policy, prompts)
+    assert samples.group.tolist() == [0, 0, 0, 1, 1, 1]
+    assert samples.anchor.tolist() == [False, False, True] * 2
+    alone = SampleRollout(n=2, sampling=settings)(policy, prompts)
+    best = SampleRollout(sampling={"maximum_tokens": 6, "temperature": 0})(policy, prompts)
+    texts = [row["response"] for row in samples.rows]
+    assert [texts[i] for i in (0, 1, 3, 4)] == [row["response"] for row in alone.rows]
+    assert [texts[i] for i in (2, 5)] == [row["response"] for row in best.rows]

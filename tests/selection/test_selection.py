@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fairlead.selection import DropFlatGroups, DropTruncated
+import pytest
+import torch
+
+from fairlead.selection import DropFlatGroups, DropTruncated, KeepBand
 from tiny_batches import experience
 
 ROWS = [[-1.0]] * 6
@@ -34,3 +37,21 @@ def test_groups_of_one_and_none() -> None:
 def test_truncated() -> None:
     batch = experience(ROWS[:3], weight=[1, 3, 0.0], truncated=[True, False, False])
     assert DropTruncated()(batch).weight.tolist() == [0, 3, 0]
+
+
+def test_the_spread_of_one_judge() -> None:
+    batch = experience(ROWS[:4], score=[1, 2, 3, 4], group=[0, 0, 1, 1])
+    batch.channels["right"] = torch.tensor([1.0, 1.0, 0.0, 1.0])
+    assert DropFlatGroups(channel="right")(batch).weight.tolist() == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="no judge 'rigt' among the rewards; did you mean 'right'"):
+        DropFlatGroups(channel="rigt")(batch)
+
+
+def test_a_band_of_mean_scores() -> None:
+    batch = experience(ROWS, score=[1.0, 1, 0, 1, 0, 0], group=[0, 0, 1, 1, 2, 2], weight=[1, 1, 1, 2, 1, 1.0])
+    assert KeepBand()(batch).weight.tolist() == [0, 0, 1, 2, 0, 0]
+    assert KeepBand(low=-1.0)(batch).weight.tolist() == [0, 0, 1, 2, 1, 1]
+    assert KeepBand(high=2.0)(batch).weight.tolist() == [1, 1, 1, 2, 0, 0]
+    batch.channels["right"] = torch.tensor([1.0, 0, 1, 1, 0, 0])
+    assert KeepBand(channel="right")(batch).weight.tolist() == [1, 1, 0, 0, 0, 0]
+    assert KeepBand()(batch.replace(weight=torch.zeros(6))).weight.sum() == 0

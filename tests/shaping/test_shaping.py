@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairlead.shaping import Clip, MissingEnd, Normalise
+from fairlead.shaping import Clip, MissingEnd, Normalise, Overlong
 from tiny_batches import experience
 
 
@@ -67,3 +67,12 @@ def test_clip_and_missing_end() -> None:
     assert MissingEnd(penalty=0.5)(scored(1, 1, truncated=[True, False])).score.tolist() == [0.5, 1]
     assert MissingEnd()(scored(1, 1, truncated=[True, False])).score.tolist() == [0, 1]
     assert Clip().state_dict() == MissingEnd().state_dict() == {}
+
+
+def test_overlong() -> None:
+    batch = experience([[-1.0] * length for length in (1, 3, 4, 6)], score=[1.0, 1, 1, 1])
+    assert Overlong(maximum_length=4, buffer=2)(batch).score.tolist() == [1, 0.5, 0, 0]
+    assert Overlong(maximum_length=4, buffer=2, factor=2.0)(batch).score.tolist() == [1, 0, -1, -1]
+    assert Overlong(maximum_length=4, buffer=2, beyond="falling")(batch).score.tolist() == [1, 0.5, 0, -1]
+    with pytest.raises(ValueError, match=r"buffer \(5\) exceeds maximum_length \(4\)"):
+        Overlong(maximum_length=4, buffer=5)

@@ -40,6 +40,23 @@ METHODS: dict[str, dict[str, Any]] = {
     "reinforce++": {"credit": "reinforce++"},
     "reinforce++-baseline": {"credit": {"part": "reinforce++", "baseline": "group"}},
     "reinforce": {"credit": "reinforce", "objective": "reinforce"},
+    "dapo": {
+        "credit": "group-relative",
+        "selection": ["drop-flat-groups"],
+        "collection": {"part": "refill", "most_draws": 3},
+        "shaping": [{"part": "overlong", "maximum_length": 4, "buffer": 2}],
+        "objective": {"part": "ppo-clip", "clip_high": 0.28, "mismatch": {}},
+    },
+    "cispo": {"credit": "group-relative", "objective": "cispo"},
+    "ma-rlhf": {
+        "credit": {"part": "macro-gae", "length": 2, "rule": "randomised"},
+        "objective": {"part": "ppo-clip", "ratio": "macro"},
+    },
+    "remax": {
+        "credit": "remax",
+        "objective": "reinforce",
+        "rollout": {"part": "greedy-baseline", "n": 2, "sampling": {"maximum_tokens": 4}},
+    },
     "gspo": {"credit": "group-relative", "objective": {"part": "ppo-clip", "ratio": "geometric"}},
 }
 
@@ -66,7 +83,7 @@ def test_every_method(shelf: Path, tmp_path: Path, method: str) -> None:
     assert first["mismatch"] == pytest.approx(0, abs=1e-4)
     assert 0 < first["policy/entropy"] <= math.log(5) and 0 < first["length"] <= 4
     assert first["counted_rows"] == 1 and first["failed/share"] == 0
-    assert ("critic/loss" in first) == (method == "ppo")
+    assert ("critic/loss" in first) == (method in ("ppo", "ma-rlhf"))
     assert moved(run.directory, shelf) and finite_weights(run.directory)
     samples = read_json_lines(run.directory / "samples.jsonl")
     assert {row["step"] for row in samples} == {1, 2}
@@ -329,3 +346,35 @@ def test_long_prompts_are_cut(shelf: Path, tmp_path: Path) -> None:
 def test_too_few_samples_are_refused_in_the_recipe(shelf: Path) -> None:
     with pytest.raises(ValidationError, match=r"set rollout\.n to that or more \(it is 1\)"):
         tiny_recipe(online(shelf, credit="rloo", rollout="sample"))
+
+
+def test_dynamic_sampling_draws_other_prompts(shelf: Path, tmp_path: Path) -> None:
+    """Two of three prompts always get one score: the batch is filled with the third, draw after draw, and a draw is no repeat."""
+    prompts = write_records(tmp_path / "two.jsonl", [{"prompt": text} for text in ("a b", "b c", "c d")])
+    stages = online(
+        shelf,
+        prompts=prompts,
+        credit="group-relative",
+        rewards={"judge": {"part": "test-cycle", "values": [0.0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 0, 1]}},
+        selection=["drop-flat-groups"],
+        collection={"part": "refill", "most_draws": 5},
+    )
+    for row in logged(run_stages(tmp_path / "run", stages).directory, "online"):
+        assert row["collection/draws"] == 3 and row["collection/filled"] == 1 and row["counted_rows"] == 1
+
+
+def test_a_greedy_response_that_fails(shelf: Path, tmp_path: Path) -> None:
+    """Three prompts with two samples and an anchor each; the second anchor and the first sample cannot be judged."""
+    stages = online(
+        shelf,
+        credit="remax",
+        rollout={"part": "greedy-baseline", "n": 2, "sampling": {"maximum_tokens": 4}},
+        rewards={"judge": {"part": "test-cycle", "values": [None, 1.0, 0.5, 1.0, 2.0, None, 3.0, 0.0, 1.5]}},
+        monitors={"seen": {"part": "test-cycle", "values": [1.0, 1.0, 9.0]}},
+    )
+    run = run_stages(tmp_path / "run", stages)
+    row = logged(run.directory, "online")[0]
+    assert row["anchor_score"] == 1.0 and row["counted_rows"] == 0.5 and row["monitor/seen"] == 1.0
+    assert row["score"] == pytest.approx((1 + 3 + 0) / 3) and finite_weights(run.directory)
+    with pytest.raises(ValidationError, match=r"set rollout\.part to greedy-baseline"):
+        tiny_recipe(online(shelf, credit="remax"))

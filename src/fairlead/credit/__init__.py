@@ -3,5 +3,7 @@
 from fairlead.credit.base import Credit
 from fairlead.credit.gae import GAE
 from fairlead.credit.group import GroupRelative, LeaveOneOut, Reinforce, ReinforcePlusPlus
+from fairlead.credit.macro import MacroGAE
+from fairlead.credit.remax import ReMax
 
-__all__ = ["GAE", "Credit", "GroupRelative", "LeaveOneOut", "Reinforce", "ReinforcePlusPlus"]
+__all__ = ["GAE", "Credit", "GroupRelative", "LeaveOneOut", "MacroGAE", "ReMax", "Reinforce", "ReinforcePlusPlus"]

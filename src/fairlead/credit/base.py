@@ -23,6 +23,9 @@ class Credit(Part, slot="credit"):
     minimum_samples: ClassVar[int] = 1
     """How many samples of one prompt the part needs."""
 
+    needs_anchor: ClassVar[bool] = False
+    """Whether the part compares with the rows that `experience.anchor` marks, which the rollout must draw."""
+
     @abstractmethod
     def __call__(self, experience: Experience) -> Experience:
         """The experience with `advantages` (and `returns` when it has a critic to teach), both detached."""

@@ -5,15 +5,26 @@ non-zero where a position counts; masked positions of outputs are exactly 0, and
 """
 
 from fairlead.functional.advantages import (
+    anchor_score,
     broadcast_to_tokens,
     discounted_returns,
     gae,
     group_mean,
     group_relative,
     leave_one_out,
+    remax,
 )
 from fairlead.functional.kl import adaptive_coefficient, exact_kl, kl_estimate, kl_loss
 from fairlead.functional.logprobs import entropy, token_logprobs, token_logprobs_and_entropy
+from fairlead.functional.macro import (
+    fixed_segments,
+    length_segments,
+    macro_gae,
+    parse_segments,
+    perplexity_segments,
+    segment_sum,
+    spread_segments,
+)
 from fairlead.functional.masks import (
     aggregation_weights,
     last_token_index,
@@ -31,6 +42,7 @@ from fairlead.functional.policy_losses import (
     clipped_tokens,
     gspo,
     importance_ratio,
+    mismatch_weight,
     ppo_clip,
     reinforce,
     sequence_ratio,
@@ -39,6 +51,7 @@ from fairlead.functional.policy_losses import (
 )
 from fairlead.functional.preference_losses import bradley_terry, dpo
 from fairlead.functional.random import mix_seeds, uniform
+from fairlead.functional.shaping import overlong_penalty
 from fairlead.functional.statistics import (
     area_under_curve,
     bootstrap_interval,
@@ -55,6 +68,7 @@ from fairlead.functional.statistics import (
 __all__ = [
     "adaptive_coefficient",
     "aggregation_weights",
+    "anchor_score",
     "area_under_curve",
     "bootstrap_interval",
     "bradley_terry",
@@ -69,6 +83,7 @@ __all__ = [
     "exact_kl",
     "expected_calibration_error",
     "explained_variance",
+    "fixed_segments",
     "gae",
     "group_mean",
     "group_relative",
@@ -78,19 +93,28 @@ __all__ = [
     "kl_loss",
     "last_token_index",
     "leave_one_out",
+    "length_segments",
+    "macro_gae",
     "mask_out",
     "masked_mean",
     "masked_sum",
     "masked_variance",
+    "mismatch_weight",
     "mix_seeds",
+    "overlong_penalty",
+    "parse_segments",
     "pearson",
+    "perplexity_segments",
     "place_at_last_token",
     "ppo_clip",
     "reinforce",
     "reliability_curve",
+    "remax",
+    "segment_sum",
     "sequence_ratio",
     "sequence_reward",
     "spearman",
+    "spread_segments",
     "token_logprobs",
     "token_logprobs_and_entropy",
     "total_variation",

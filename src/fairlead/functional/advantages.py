@@ -137,6 +137,36 @@ def leave_one_out(score: Tensor, group: Tensor) -> Tensor:
     return mask_out(advantage, table.scored & (count > 1)).to(at_least_float32(score).dtype)
 
 
+def anchor_score(score: Tensor, group: Tensor, anchor: Tensor) -> Tensor:
+    """Mean score of the anchors of each row's group: what the other rows are compared with.
+
+    Source: the greedy baseline of ReMax (Li et al. 2023, arXiv 2310.10505, section 4).
+
+    Shapes: score [B], group [B] integers, anchor [B] bool; returns [B], NaN for a group without an anchor that has a score.
+    Raises: ValueError on other shapes, a non-integer group, or an infinite score.
+    """
+    require_same_shape(score=score, group=group, anchor=anchor)
+    return group_mean(torch.where(anchor.bool(), at_least_float32(score), torch.nan), group)
+
+
+def remax(difference: Tensor, token_rewards: Tensor, mask: Tensor, gamma: float = 1.0, to_go: bool = True) -> Tensor:
+    """Weight of log pi(y_t): what a response is better than its baseline by, and what its tokens earn by themselves.
+
+    c_t = gamma^(T - t + 1) difference + sum over s >= t of token_rewards_s, which is the policy gradient of the regularised
+    return when gamma = 1 and token_rewards = -beta log(pi / pi_ref). Without `to_go` a token earns its own reward only, as in
+    the released code, whose last token (t = T) is discounted once as well. Masked gaps are skipped.
+    Source: ReMax (Li et al. 2023, arXiv 2310.10505, eq. 4, and liziniu/ReMax, remax_trainer.py).
+
+    Shapes: difference [B], token_rewards and mask [B, T]; returns [B, T] without gradient, exactly 0 where masked.
+    Raises: ValueError on other shapes, or when gamma lies outside [0, 1].
+    """
+    require_range("gamma", gamma, 0.0, 1.0)
+    require_same_shape(token_rewards=token_rewards, mask=mask)
+    left = mask.long().flip(1).cumsum(1).flip(1)  # T - t + 1 counted over the mask
+    own = discounted_returns(token_rewards, mask, 1.0) if to_go else mask_out(token_rewards.detach(), mask)
+    return broadcast_to_tokens(difference, mask) * gamma**left + own
+
+
 def broadcast_to_tokens(score: Tensor, mask: Tensor) -> Tensor:
     """Give every token of a row the row's number, exactly 0 where masked.
 

@@ -14,10 +14,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairlead.functional._checks import require_dimensions, require_positive, require_range, require_same_shape
+from fairlead.functional._checks import (
+    require_choice,
+    require_dimensions,
+    require_positive,
+    require_range,
+    require_same_shape,
+)
 from fairlead.functional.masks import mask_out, masked_mean
 
 LOG_RATIO_LIMIT = 20.0
+MISMATCH_LEVELS = ("token", "sequence", "geometric")
+MISMATCH_MODES = ("truncate", "mask")
 
 
 def importance_ratio(
@@ -191,6 +199,47 @@ def truncated_importance_weight(
     require_positive("cap", cap)
     require_same_shape(old_logprobs=old_logprobs, behaviour_logprobs=behaviour_logprobs, mask=mask)
     return importance_ratio(old_logprobs.detach(), behaviour_logprobs, mask=mask).clamp(max=cap)
+
+
+def mismatch_weight(
+    old_logprobs: Tensor,
+    behaviour_logprobs: Tensor,
+    mask: Tensor,
+    level: str = "token",
+    mode: str = "truncate",
+    low: float = 0.0,
+    high: float = 2.0,
+    token_weight: bool = False,
+) -> Tensor:
+    """Weight that corrects for a generator which differs from the trainer, of tokens or of whole responses.
+
+    w = exp(old_logprobs - behaviour_logprobs) of each token, or of the response ("sequence": the product over its tokens,
+    "geometric": their geometric mean). "truncate" limits w to [low, high], "mask" makes it 0 outside. `token_weight`: what is
+    kept is weighed by the token's own w, not limited; the mask alone looks at the response.
+
+    - token, truncate:                   truncated importance sampling (Ionides 2008; TRL, verl, OpenRLHF's "tis")
+    - token, mask:                       IcePop (Ling team 2025, arXiv 2510.18855)
+    - sequence, mask, high 3:            TRL's default
+    - geometric, mask, token_weight:     OpenRLHF's "seq-mask-tis"
+
+    Shapes: all [B, T]; returns [B, T] without gradient, exactly 0 where masked.
+    Raises: ValueError on other shapes, an unknown level or mode, or not 0 <= low < high.
+    """
+    require_choice("level", level, MISMATCH_LEVELS)
+    require_choice("mode", mode, MISMATCH_MODES)
+    if not 0 <= low < high:
+        raise ValueError(f"need 0 <= low < high, got {low} and {high}")
+    token = importance_ratio(old_logprobs.detach(), behaviour_logprobs, mask=mask)
+    weight = token
+    if level != "token":
+        ratio = sequence_ratio(old_logprobs.detach(), behaviour_logprobs, mask, mean=level == "geometric")
+        weight = ratio[:, None].expand_as(token)
+    inside = (weight >= low) & (weight <= high)
+    if token_weight:
+        weight = token
+    elif mode == "truncate":
+        weight = weight.clamp(min=low, max=high)
+    return mask_out(torch.where(inside, weight, 0.0) if mode == "mask" else weight, mask)
 
 
 def value_loss(

@@ -1,14 +1,16 @@
 """Objectives: the losses of policies, critics, reward models and imitation."""
 
 from fairlead.objectives.base import Objective
-from fairlead.objectives.policy import PolicyGradient, PolicyObjective, PPOClip
+from fairlead.objectives.policy import CISPO, Mismatch, PolicyGradient, PolicyObjective, PPOClip
 from fairlead.objectives.preference import DPO, BradleyTerry, PreferenceObjective, RewardObjective
 from fairlead.objectives.supervised import NegativeLogLikelihood, SupervisedObjective
 from fairlead.objectives.value import ValueClip, ValueObjective
 
 __all__ = [
+    "CISPO",
     "DPO",
     "BradleyTerry",
+    "Mismatch",
     "NegativeLogLikelihood",
     "Objective",
     "PPOClip",

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -15,9 +15,55 @@ from fairlead.batch import Experience
 from fairlead.objectives.base import Loss, Objective
 from fairlead.runtime.forward import Outputs
 
-__all__ = ["Aggregation", "PPOClip", "PolicyGradient", "PolicyObjective"]
+__all__ = ["CISPO", "Aggregation", "Mismatch", "PPOClip", "PolicyGradient", "PolicyObjective"]
 
 Aggregation = Literal["token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum", "constant-length"]
+
+
+class Mismatch(BaseModel):
+    """Importance weights against a sampler that differs from the trainer (other kernels, precision, filters, older weights).
+
+    The weight of the old policy over the sampling distribution multiplies the policy loss behind the clip, not its KL and entropy
+    terms. Truncated importance sampling: Ionides 2008; for language models Yao et al. 2025.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    level: Literal["token", "sequence", "geometric"] = Field(
+        "token", description="weight of each token, of the whole response, or its geometric mean over tokens"
+    )
+    mode: Literal["truncate", "mask"] = Field("truncate", description="limit weights to the bounds, or 0 outside them")
+    low: float = Field(0.0, ge=0, description="lower bound")
+    high: float = Field(2.0, gt=0, description="upper bound")
+    token_weight: bool = Field(
+        False,
+        description="weigh what a mask keeps by each token's own weight, without bounds (OpenRLHF's seq-mask-tis)",
+    )
+    normalise: bool = Field(False, description="divide by the mean weight over the tokens of the minibatch")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        if self.token_weight and (self.mode, self.level) not in {("mask", "sequence"), ("mask", "geometric")}:
+            raise ValueError("token_weight changes masks of level sequence or geometric only: set mode: mask")
+        return self
+
+    def weight(self, batch: Experience) -> Tensor:
+        """[B, T]"""
+        weight = functional.mismatch_weight(
+            batch.logprobs,
+            batch.behaviour_logprobs,
+            batch.mask,
+            self.level,
+            self.mode,
+            self.low,
+            self.high,
+            self.token_weight,
+        )
+        if self.normalise:
+            weight = weight / functional.masked_mean(weight, batch.mask & (batch.weight > 0)[:, None]).clamp(min=1e-8)
+        return weight
 
 
 class PolicyObjective(Objective, slot="objective"):
@@ -31,6 +77,15 @@ class PolicyObjective(Objective, slot="objective"):
     maximum_length: int | None = Field(None, ge=1, description="the constant of constant-length aggregation, tokens")
     entropy_coefficient: float = Field(
         0.0, description="weight of the mean token entropy, which is subtracted from the loss"
+    )
+    mismatch: Mismatch | None = Field(
+        None, description="importance weights against a sampler that differs from the trainer; null: none"
+    )
+    drop_negative_above: float | None = Field(
+        None,
+        ge=0,
+        description="leave out responses with negative advantages whose mean log-probability has fallen by more than this many nats "
+        "since they were sampled; null: none (DeepSeek-V3.2, arXiv 2512.02556)",
     )
 
     @model_validator(mode="after")
@@ -53,9 +108,10 @@ class PolicyObjective(Objective, slot="objective"):
         # Metrics are means over tokens whatever the loss is: some aggregations have weights that do not sum to one.
         share = functional.aggregation_weights(batch.mask, "token-mean", batch.weight)
         extras = {} if batch.extras is None else dict(batch.extras.items())
-        return batch.replace(
-            loss_weight=weights, extras=TensorDict(extras | {"metric_weight": share}, batch_size=batch.batch_size)
-        )
+        extras["metric_weight"] = share
+        if self.mismatch is not None:
+            extras["mismatch_weight"] = self.mismatch.weight(batch)
+        return batch.replace(loss_weight=weights, extras=TensorDict(extras, batch_size=batch.batch_size))
 
     @abstractmethod
     def token_loss(self, logprobs: Tensor, batch: Experience) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,6 +121,12 @@ class PolicyObjective(Objective, slot="objective"):
         assert batch.extras is not None, "prepare the minibatch first"
         logprobs, entropy, weight = outputs.logprobs, outputs.entropy, batch.loss_weight
         per_token, metrics = self.token_loss(logprobs, batch)
+        if self.mismatch is not None:
+            correction = batch.extras["mismatch_weight"]
+            per_token, metrics = per_token * correction, metrics | {"mismatch_weight": correction}
+        if self.drop_negative_above is not None:
+            kept = self._kept(logprobs, batch, self.drop_negative_above)
+            per_token, metrics = per_token * kept, metrics | {"kept_negative": kept}
         total = per_token - self.entropy_coefficient * entropy
         if self._kl_coefficient:
             kl = functional.kl_loss(logprobs, batch.logprobs, batch.reference_logprobs, self._kl_estimator)
@@ -82,6 +144,14 @@ class PolicyObjective(Objective, slot="objective"):
             sums["max/ratio"] = log_ratio.exp().max() if log_ratio.numel() else torch.tensor(1.0)
         return (weight * total).sum(), sums
 
+    def _kept(self, logprobs: Tensor, batch: Experience, limit: float) -> Tensor:
+        """[B, T] of 0 and 1: not the rows that the policy has left far behind and is still being pushed away from."""
+        with torch.no_grad():
+            fallen = functional.masked_mean(batch.behaviour_logprobs - logprobs, batch.mask, dim=1)
+            negative = functional.masked_sum(batch.advantages, batch.mask, dim=1) < 0
+            kept = ~(negative & (fallen > limit))
+            return functional.broadcast_to_tokens(kept.float(), batch.mask)
+
 
 class PPOClip(PolicyObjective, name="ppo-clip"):
     """The clipped surrogate of proximal policy optimisation.
@@ -94,19 +164,52 @@ class PPOClip(PolicyObjective, name="ppo-clip"):
     clip_low: float = Field(0.2, ge=0, le=1, description="the ratio counts no lower than 1 − this")
     clip_high: float = Field(0.2, ge=0, description="the ratio counts no higher than 1 + this")
     dual_clip: float | None = Field(None, gt=1, description="cap of the ratio for negative advantages")
-    ratio: Literal["token", "sequence", "geometric"] = Field(
-        "token", description="ratio of each token, of the whole response, or its geometric mean over tokens"
+    ratio: Literal["token", "macro", "sequence", "geometric"] = Field(
+        "token",
+        description="ratio of each token, of its macro action (credit `macro-gae`), of the whole response, or its geometric mean over "
+        "tokens",
     )
 
     def token_loss(self, logprobs: Tensor, batch: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         old, advantages = batch.logprobs, batch.advantages
-        if self.ratio != "token":
+        if self.ratio == "macro":
+            segments = None if batch.extras is None else batch.extras.get("segments")
+            if segments is None:
+                raise ValueError(
+                    "ratio macro needs the segments that credit macro-gae writes; choose it, or ratio: token"
+                )
+            change = functional.segment_sum(logprobs.detach() - old, segments)
+            logprobs = old + functional.spread_segments(change, segments) + (logprobs - logprobs.detach())
+        elif self.ratio != "token":
             # Every token carries the response's ratio, and its own log-probability's gradient (GSPO-token).
             ratio = functional.sequence_ratio(logprobs.detach(), old, batch.mask, mean=self.ratio == "geometric")
             logprobs = old + (ratio.log()[:, None] + (logprobs - logprobs.detach()))
         loss = functional.ppo_clip(logprobs, old, advantages, self.clip_low, self.clip_high, self.dual_clip)
         clipped = functional.clipped_tokens(logprobs, old, advantages, self.clip_low, self.clip_high)
         return loss, {"clip_fraction": clipped.float()}
+
+
+class CISPO(PolicyObjective, name="cispo"):
+    """The policy gradient with a bounded importance weight: no token loses its gradient, as it does behind PPO's clip.
+
+    Source: MiniMax 2025 (MiniMax-M1, arXiv 2506.13585), eq. 4 and 5. The bounds are the ratio's own: `maximum_ratio` is TRL's
+    `epsilon_high`; verl's `clip_ratio_low` and `clip_ratio_high` are 1 − minimum_ratio and maximum_ratio − 1.
+    """
+
+    minimum_ratio: float = Field(0.0, ge=0, description="the weight is at least this")
+    maximum_ratio: float = Field(5.0, gt=0, description="the weight is at most this")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.minimum_ratio > self.maximum_ratio:
+            raise ValueError(f"minimum_ratio ({self.minimum_ratio:g}) exceeds maximum_ratio ({self.maximum_ratio:g})")
+        return self
+
+    def token_loss(self, logprobs: Tensor, batch: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = functional.cispo(logprobs, batch.logprobs, batch.advantages, self.minimum_ratio, self.maximum_ratio)
+        ratio = functional.importance_ratio(logprobs.detach(), batch.logprobs)
+        outside = (ratio < self.minimum_ratio) | (ratio > self.maximum_ratio)
+        return loss, {"clip_fraction": outside.float()}
 
 
 class PolicyGradient(PolicyObjective, name="reinforce"):

@@ -19,6 +19,9 @@ class Rollout(Part, slot="rollout"):
 
     default_part: ClassVar[str] = "sample"
 
+    draws_anchor: ClassVar[bool] = False
+    """Whether some rows are marked in `samples.anchor`: responses that the others are only compared with."""
+
     @abstractmethod
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
         """Samples for `prompts`, rows of one prompt next to each other and with the same `group`."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from fairlead import functional
-from fairlead.batch import Prompts, Samples, repeat_rows
+from fairlead.batch import Prompts, Samples, concatenate, repeat_rows, take
 from fairlead.generation import Sampling
 from fairlead.rollouts.base import Rollout
 from fairlead.runtime.group import ModelGroup
 
-__all__ = ["SampleRollout"]
+__all__ = ["GreedyBaseline", "SampleRollout"]
 
 
 class SampleRollout(Rollout, name="sample"):
@@ -37,3 +40,21 @@ class SampleRollout(Rollout, name="sample"):
         if self.sampling.unfiltered:
             return samples.sampling_logprobs
         return super().logprobs(samples)
+
+
+class GreedyBaseline(SampleRollout, name="greedy-baseline"):
+    """Draw n independent responses for every prompt and one greedy one, with which they are compared.
+
+    The greedy response comes from the same weights and is never learned from.
+
+    Source: ReMax (Li et al. 2023, arXiv 2310.10505), section 4.
+    """
+
+    draws_anchor: ClassVar[bool] = True
+
+    def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
+        greedy = self.sampling.model_copy(update={"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0})
+        sampled, best = super().__call__(policy, prompts), policy.generate(prompts, greedy)
+        anchor = torch.arange(len(sampled) + len(best)) >= len(sampled)
+        whole = concatenate([sampled, best]).replace(anchor=anchor)
+        return take(whole, torch.argsort(whole.group, stable=True))

@@ -1,6 +1,6 @@
 """Selection: which samples are learned from."""
 
 from fairlead.selection.base import Selection
-from fairlead.selection.basic import DropFlatGroups, DropTruncated
+from fairlead.selection.basic import DropFlatGroups, DropTruncated, KeepBand
 
-__all__ = ["DropFlatGroups", "DropTruncated", "Selection"]
+__all__ = ["DropFlatGroups", "DropTruncated", "KeepBand", "Selection"]

@@ -5,17 +5,24 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
+from fairlead import functional
 from fairlead.batch import Experience
+from fairlead.parts import nearest
 from fairlead.selection.base import Selection
 
-__all__ = ["DropFlatGroups", "DropTruncated"]
+__all__ = ["DropFlatGroups", "DropTruncated", "KeepBand"]
 
 
 class DropFlatGroups(Selection, name="drop-flat-groups"):
     """Leave out prompts whose samples all got the same score: they say nothing about what is better.
 
-    Source: the filter of DAPO's dynamic sampling (Yu et al. 2025, arXiv 2503.14476, eq. 11), without refilling the batch.
+    Source: the filter of DAPO's dynamic sampling (Yu et al. 2025, arXiv 2503.14476, eq. 11); the collection `refill` fills the
+    gaps that it leaves.
     """
+
+    channel: str | None = Field(
+        None, description="the judge whose spread counts, such as the correctness alone; null: the score"
+    )
 
     tolerance: float = Field(
         1e-6, ge=0, description="spread (maximum minus minimum) up to which a group counts as flat"
@@ -24,12 +31,30 @@ class DropFlatGroups(Selection, name="drop-flat-groups"):
     def __call__(self, experience: Experience) -> Experience:
         _, row_group = torch.unique(experience.group, return_inverse=True)
         counted = experience.weight > 0
+        judged = experience.score if self.channel is None else _channel(experience, self.channel)
         spread = torch.zeros_like(experience.score)
         for group in range(int(row_group.max()) + 1 if row_group.numel() else 0):
-            scores = experience.score[counted & (row_group == group)]
+            scores = judged[counted & (row_group == group)]
             if scores.numel():
                 spread[row_group == group] = scores.max() - scores.min()
         return experience.replace(weight=experience.weight * (spread > self.tolerance).float())
+
+
+class KeepBand(Selection, name="keep-band"):
+    """Leave out prompts whose mean score lies outside a band: too hard, or solved already.
+
+    Source: the form of DAPO's dynamic sampling in OpenRLHF (Hu et al. 2024, arXiv 2405.11143); the bounds themselves lie outside.
+    """
+
+    low: float = Field(0.0, description="the mean score must lie above this")
+    high: float = Field(1.0, description="the mean score must lie below this")
+    channel: str | None = Field(None, description="the judge whose mean counts; null: the score")
+
+    def __call__(self, experience: Experience) -> Experience:
+        judged = experience.score if self.channel is None else _channel(experience, self.channel)
+        counted = torch.where(experience.weight > 0, judged, torch.full_like(judged, torch.nan))
+        mean = functional.group_mean(counted, experience.group)
+        return experience.replace(weight=experience.weight * ((mean > self.low) & (mean < self.high)).float())
 
 
 class DropTruncated(Selection, name="drop-truncated"):
@@ -40,3 +65,11 @@ class DropTruncated(Selection, name="drop-truncated"):
 
     def __call__(self, experience: Experience) -> Experience:
         return experience.replace(weight=experience.weight * (~experience.truncated).float())
+
+
+def _channel(experience: Experience, name: str) -> torch.Tensor:
+    """[B] what one judge said."""
+    known = list(experience.channels.keys())
+    if name not in known:
+        raise ValueError(f"there is no judge {name!r} among the rewards; {nearest(name, known)}")
+    return experience.channels[name]  # type: ignore[no-any-return]

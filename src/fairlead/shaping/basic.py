@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
+from fairlead import functional
 from fairlead.batch import Experience
 from fairlead.shaping.base import Shaping
 
-__all__ = ["Clip", "MissingEnd", "Normalise"]
+__all__ = ["Clip", "MissingEnd", "Normalise", "Overlong"]
 
 
 class Clip(Shaping, name="clip"):
@@ -35,6 +36,31 @@ class MissingEnd(Shaping, name="missing-end"):
 
     def __call__(self, experience: Experience) -> Experience:
         return experience.replace(score=experience.score - self.penalty * experience.truncated.float())
+
+
+class Overlong(Shaping, name="overlong"):
+    """Subtract a penalty that grows as a response nears the length limit: a soft edge in place of a cliff.
+
+    Source: soft overlong punishment of DAPO (Yu et al. 2025, arXiv 2503.14476), eq. 13.
+    """
+
+    maximum_length: int = Field(ge=1, description="length at which the whole penalty is due, tokens")
+    buffer: int = Field(ge=1, description="tokens before `maximum_length` over which the penalty grows")
+    factor: float = Field(1.0, ge=0, description="the whole penalty")
+    beyond: Literal["flat", "falling"] = Field(
+        "flat", description="past maximum_length: the whole penalty (paper, TRL), or growing on (verl)"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.buffer > self.maximum_length:
+            raise ValueError(f"buffer ({self.buffer}) exceeds maximum_length ({self.maximum_length})")
+        return self
+
+    def __call__(self, experience: Experience) -> Experience:
+        floor = -1.0 if self.beyond == "flat" else None
+        penalty = functional.overlong_penalty(experience.mask.sum(1), self.maximum_length, self.buffer, floor)
+        return experience.replace(score=experience.score + self.factor * penalty)
 
 
 class Normalise(Shaping, name="normalise"):

@@ -6,6 +6,9 @@ Does not know: where models run, or any method's mathematics.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -13,14 +16,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fairlead import functional
-from fairlead.batch import Experience, Prompts, Samples
+from fairlead.batch import Experience, Prompts, Samples, take
 from fairlead.credit import GAE, Credit
 from fairlead.data import SeededSampler, prompts_batch, to_prompts
 from fairlead.diagnostics import Diagnostic
 from fairlead.objectives import PolicyObjective, PPOClip, ValueClip, ValueObjective
 from fairlead.regularisers import KL, Regulariser
 from fairlead.rewards import Reward, combine
-from fairlead.rollouts import Rollout, SampleRollout
+from fairlead.rollouts import Collection, Once, Rollout, SampleRollout
 from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
 from fairlead.selection import Selection
@@ -30,6 +33,15 @@ from fairlead.stages.base import Model, Sources, Stage, open_reference, referenc
 __all__ = ["Online"]
 
 _HEADLINE = ("score", "kl/k1", "policy/entropy", "length", "policy/clip_fraction", "tokens_per_second")
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The groups of a run; those that it does not need are None."""
+
+    policy: ModelGroup
+    critic: ModelGroup | None
+    reference: ModelGroup | None
 
 
 class Online(Stage, name="online"):
@@ -49,6 +61,7 @@ class Online(Stage, name="online"):
     monitor_every: int = Field(5, ge=1, description="steps between looks of the monitors and diagnostics")
 
     rollout: Rollout = Field(default_factory=SampleRollout, description="how responses are drawn")
+    collection: Collection = Field(default_factory=Once, description="how many rollouts make the batch of a step")
     regulariser: Regulariser = Field(default_factory=KL, description="what keeps the policy near the reference")
     shaping: list[Shaping] = Field(default_factory=list, description="what becomes of the score, in order")
     selection: list[Selection] = Field(default_factory=list, description="which samples count, in order")
@@ -85,6 +98,11 @@ class Online(Stage, name="online"):
                 f"credit {self.credit.part_name} compares at least {self.credit.minimum_samples} samples of a prompt: "
                 f"set rollout.n to that or more (it is {samples})"
             )
+        if self.credit.needs_anchor and not self.rollout.draws_anchor:
+            raise ValueError(
+                f"credit {self.credit.part_name} compares with a greedy response, which rollout {self.rollout.part_name} "
+                "does not draw: set rollout.part to greedy-baseline"
+            )
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError(
                 "every reward has weight 0, so there is nothing to learn from; judges belong in `monitors`"
@@ -113,21 +131,16 @@ class Online(Stage, name="online"):
         sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
         run.keep("prompts", sampler)
         self.keep_parts(run)
-        temperature = self.rollout.temperature
-        objective = self.objective.at_temperature(temperature)
+        objective = self.objective.at_temperature(self.rollout.temperature)
 
         for step in run.steps(self.steps, self.save_every, self.retain):
             looking = step % self.monitor_every == 0 or step in (1, self.steps)
-            with run.phase("rollout"):
-                prompts = self._draw(records, sampler, policy, run.seed + step)
-                samples = self.rollout(policy, prompts)
-            with run.phase("judge"):
-                experience, metrics = self._judge(samples, policy, critic, reference, temperature)
-                experience = self._weigh(experience)
-                if looking:
-                    metrics |= self._monitor(samples)
-            metrics |= self.regulariser.observe(experience)
-            experience = self.credit(experience)
+            metrics: dict[str, float] = {}
+            prompts = self._prompts(records, sampler, policy, run.seed + step)
+            draws = self._draws(run, prompts, _Models(policy, critic, reference), looking, metrics)
+            experience, found = self.collection(draws)
+            experience, compared = _without_anchors(self.credit(experience))
+            metrics |= found | compared | self.regulariser.observe(experience)
             with run.phase("update"):
                 loss = objective.with_kl(self.regulariser.loss_coefficient, self.regulariser.loss_estimator)
                 if critic is not None:
@@ -148,31 +161,42 @@ class Online(Stage, name="online"):
 
     # -- one paragraph of the step each ---------------------------------------------------------------------------------
 
-    def _draw(self, records: list[Any], sampler: SeededSampler, policy: ModelGroup, seed: int) -> Prompts:
-        chosen = [records[index] for index in sampler.next()]
-        return prompts_batch(chosen, policy.codec, seed, maximum=self.maximum_prompt, overlong="truncate_left")
+    def _prompts(self, records: list[Any], sampler: SeededSampler, policy: ModelGroup, seed: int) -> Iterator[Prompts]:
+        """One batch of prompts after another; groups are numbered through, and no two rows of a step have one seed."""
+        for number in count():
+            chosen = [records[index] for index in sampler.next()]
+            offset = number * self.batch_size
+            yield prompts_batch(
+                chosen, policy.codec, seed, offset, maximum=self.maximum_prompt, overlong="truncate_left"
+            )
 
-    def _judge(
-        self,
-        samples: Samples,
-        policy: ModelGroup,
-        critic: ModelGroup | None,
-        reference: ModelGroup | None,
-        temperature: float,
-    ) -> tuple[Experience, dict[str, float]]:
+    def _draws(
+        self, run: StageRun, batches: Iterator[Prompts], models: _Models, looking: bool, metrics: dict[str, float]
+    ) -> Iterator[Experience]:
+        """One rollout after another, judged and weighed, as many as the collection asks for; the last one's metrics stay."""
+        for prompts in batches:
+            with run.phase("rollout"):
+                samples = self.rollout(models.policy, prompts)
+            with run.phase("judge"):
+                experience = self._weigh(self._judge(samples, models, metrics))
+                if looking:
+                    metrics |= self._monitor(samples)
+            yield experience
+
+    def _judge(self, samples: Samples, models: _Models, metrics: dict[str, float]) -> Experience:
         """Score the samples and fill in what the other models say about them."""
         experience = Experience.from_samples(samples)
-        metrics: dict[str, float] = {}
+        temperature = self.rollout.temperature
         for name, source in self.rewards.items():
             experience.channels[name] = source(samples)
             metrics |= {f"reward/{name}/{key}": value for key, value in source.metrics().items()}
-        experience = experience.replace(logprobs=self._old_logprobs(samples, experience, policy, temperature))
-        if critic is not None:
-            experience = experience.replace(values=critic.values(experience))
+        experience = experience.replace(logprobs=self._old_logprobs(samples, experience, models.policy, temperature))
+        if models.critic is not None:
+            experience = experience.replace(values=models.critic.values(experience))
         if self.regulariser.needs_reference:
-            logprobs = reference_logprobs(policy, reference, experience, temperature)
+            logprobs = reference_logprobs(models.policy, models.reference, experience, temperature)
             experience = experience.replace(reference_logprobs=logprobs)
-        return experience, metrics
+        return experience
 
     def _old_logprobs(self, samples: Samples, experience: Experience, policy: ModelGroup, temperature: float) -> Tensor:
         """[B, T]: recomputed by the trainer, the first ratio is exactly one; the sampler's cost nothing."""
@@ -187,18 +211,22 @@ class Online(Stage, name="online"):
         """Combine the channels, shape the score, select rows, lay the reward on tokens."""
         score = combine(dict(experience.channels.items()), self.rewards)
         failed = ~torch.isfinite(score) | ~experience.mask.any(1)
-        experience = experience.replace(
-            score=torch.where(failed, 0.0, score), weight=torch.where(failed, 0.0, experience.weight)
-        )
+        weight = torch.where(failed, 0.0, experience.weight)
+        score = torch.where(failed, 0.0, score)
+        if experience.anchor is not None:
+            # All anchors have weight 0; one that failed is known by its score, and no row is compared with it.
+            score = torch.where(failed & experience.anchor, torch.nan, score)
+        experience = experience.replace(score=score, weight=weight)
         for shaping in self.shaping:
             experience = shaping(experience)
         for selection in self.selection:
             experience = selection(experience)
-        rewards = functional.place_at_last_token(experience.score, experience.mask)
+        rewards = functional.place_at_last_token(experience.score.nan_to_num(), experience.mask)
         return experience.replace(rewards=rewards - self.regulariser.penalty(experience))
 
     def _monitor(self, samples: Samples) -> dict[str, float]:
-        return {f"monitor/{name}": float(source(samples).nanmean()) for name, source in self.monitors.items()}
+        learned = slice(None) if samples.anchor is None else ~samples.anchor
+        return {f"monitor/{name}": float(source(samples)[learned].nanmean()) for name, source in self.monitors.items()}
 
     def _diagnose(self, policy: ModelGroup, experience: Experience) -> dict[str, float]:
         return {
@@ -216,6 +244,14 @@ class Online(Stage, name="online"):
         return run.open("critic", model, "scalar", self.critic_optimiser or self.optimiser, updates)
 
 
+def _without_anchors(experience: Experience) -> tuple[Experience, dict[str, float]]:
+    """Rows that were only compared with have done their work; what they scored is worth knowing."""
+    if experience.anchor is None:
+        return experience, {}
+    rest = take(experience, (~experience.anchor).nonzero().squeeze(1))
+    return rest, {"anchor_score": float(experience.score[experience.anchor].nanmean())}
+
+
 def _describe(experience: Experience) -> dict[str, float]:
     """What is always measured of a rollout."""
     lengths = experience.mask.sum(1).float()
@@ -226,6 +262,9 @@ def _describe(experience: Experience) -> dict[str, float]:
         "length": float(lengths.mean()),
         "truncated": float(experience.truncated.float().mean()),
         "counted_rows": float(counted.float().mean()),
+        "zero_advantages": float((experience.advantages[counted] == 0).all(1).float().mean())
+        if bool(counted.any())
+        else 1.0,
         "mismatch": float(
             functional.masked_mean((experience.logprobs - experience.behaviour_logprobs).abs(), experience.mask)
         ),

@@ -232,9 +232,13 @@ class TokenWorld:
 
     def from_conditionals(self, table: Tensor) -> Tensor:
         """[X, Y]: log-probability of each response, from the table [X, N, V] of next tokens."""
+        return self.token_logprobs(table).sum(-1)
+
+    def token_logprobs(self, table: Tensor) -> Tensor:
+        """[X, Y, T]: log-probability of each token of each response, from the table [X, N, V]; 0 outside the mask."""
         rows = len(self.responses)
         tokens, mask = self.batch.tokens[:rows], self.batch.mask[:rows]
-        return torch.where(mask, table[:, self._node_of, tokens], 0.0).sum(-1)
+        return torch.where(mask, table[:, self._node_of, tokens], 0.0)
 
     def sampling_distribution(self, policy: ModelGroup, sampling: Sampling) -> Tensor:
         """[X, Y] float64: log-probability of each response when the policy is sampled with temperature and filters."""
