@@ -393,7 +393,7 @@ def compare(task: Task, arguments: argparse.Namespace, roof: Roof) -> dict[str, 
     for side, variant in sides:
         figures[side][variant.name] = summary(runs[side, variant.name], variant, task, roof)
     ours = min(figures["fairlead"].values(), key=cost)
-    theirs, default = figures["trl"][best.name], figures["trl"]["default"]
+    theirs, default = min(figures["trl"].values(), key=cost), figures["trl"]["default"]
     same = {}
     for short, precision in (("fp32", "float32"), ("bf16", "bfloat16")):
         mine = [f for f in figures["fairlead"].values() if f["variant"]["precision"] == precision]
@@ -405,7 +405,7 @@ def compare(task: Task, arguments: argparse.Namespace, roof: Roof) -> dict[str, 
         "row": task.row.name,
         "about": task.row.about,
         "size": task.size,
-        "best": {"trl": best.name, "fairlead": ours["variant"]["name"]},
+        "best": {"trl": theirs["variant"]["name"], "fairlead": ours["variant"]["name"]},
         "ratio": {
             "over_best": cost(theirs) / cost(ours),
             "over_default": cost(default) / cost(ours),
