@@ -16,7 +16,7 @@ from pygments.formatters import HtmlFormatter
 
 from fairlead.data import DataSource
 from fairlead.evidence.ledger import experiments
-from fairlead.generation import Sampling
+from fairlead.generation import Sampling, VllmSpec
 from fairlead.models import LoraSpec, ModelSpec
 from fairlead.objectives import Mismatch
 from fairlead.parts import FieldInfo, Part, PartInfo, fields_of, part_info, parts_in_slot, slots
@@ -32,6 +32,7 @@ KEYS: dict[str, tuple[type[BaseModel], str]] = {
     "Recipe": (Recipe, "The recipe itself."),
     "`data`": (DataSpec, "The recipe's key `data`."),
     "`runtime`": (RuntimeSpec, "The recipe's key `runtime`."),
+    "`vllm` of `runtime`": (VllmSpec, "How vLLM is set up, where `runtime.sampler` is `vllm`."),
     "A model": (ModelSpec, "Wherever a stage or part asks for a model. A bare string is `path`."),
     "`lora` of a model": (LoraSpec, "Low-rank adapters."),
     "A source of data": (DataSource, "Wherever a stage asks for data or prompts. A bare string is `path`."),
@@ -70,7 +71,10 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
             "fairlead.data.sampling",
         ),
     ),
-    "generation": ("Generation", ("fairlead.generation.engine", "fairlead.generation.sampling")),
+    "generation": (
+        "Generation",
+        ("fairlead.generation.engine", "fairlead.generation.sampling", "fairlead.generation.vllm"),
+    ),
     "parts": ("Parts and slots", ("fairlead.parts",)),
 }
 

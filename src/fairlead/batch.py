@@ -71,7 +71,8 @@ class Samples(TensorClass):
     seed: Tensor
     """[B] int64."""
     logprobs: Tensor
-    """[B, T] float32: log-probability of each token under the policy at temperature 1, unfiltered; 0 outside the mask."""
+    """[B, T] float32: log-probability of each token under the policy at temperature 1, unfiltered; 0 outside the mask. NaN
+    where the sampler cannot say (vLLM)."""
     sampling_logprobs: Tensor
     """[B, T] float32: log-probability under the distribution that was sampled from (temperature, top-k, top-p, min-p)."""
     truncated: Tensor

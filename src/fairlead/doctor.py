@@ -24,6 +24,7 @@ _GIB = 2**30
 _PYTHON = ((3, 11), (3, 14))
 _OPTIONAL = {
     "ray": "several processes or machines (`runtime.backend: ray`)",
+    "vllm": "sampling with vLLM on a GPU (`runtime.sampler: vllm`)",
     "tensorboard": "metrics in TensorBoard",
     "wandb": "the tracker wandb",
     "trackio": "the tracker trackio",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from fairlead.models import (
@@ -15,6 +16,7 @@ from fairlead.models import (
     ModelSpec,
     adapter_off,
     backbone,
+    checkpoint_weights,
     export_model,
     load_model,
     load_tokenizer,
@@ -109,6 +111,21 @@ def test_adapters(checkpoints: Path, tmp_path: Path, family: str, kind: Kind) ->
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     torch.testing.assert_close(logits(auto.from_pretrained(tmp_path)), changed, atol=1e-5, rtol=1e-4)
     assert torch.equal(logits(model), changed), "writing a checkpoint leaves the model as it was"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=2, alpha=8.0)])
+def test_weights_as_a_checkpoint_has_them(
+    checkpoints: Path, tmp_path: Path, family: str, lora: LoraSpec | None
+) -> None:
+    """Experts one by one, tied weights once, adapters merged: what `export_model` writes."""
+    spec = ModelSpec(path=str(checkpoints / family), lora=lora)
+    model = load_model(spec)
+    disturb(model)
+    export_model(model, tmp_path, spec)
+    written, found = load_file(tmp_path / "model.safetensors"), checkpoint_weights(model)
+    assert written.keys() == found.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in written.items())
 
 
 def test_export_in_another_precision(checkpoints: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from fairlead.generation.sampling import Sampling
 from fairlead.generation.stops import StopStrings
 from fairlead.models import plain_model
 
-__all__ = ["Codec", "ContextError", "generate"]
+__all__ = ["Codec", "ContextError", "check_lengths", "context_of", "generate"]
 
 TOKEN_BUDGET = 131_072
 COMPACT_BELOW = 0.75
@@ -76,7 +76,7 @@ def generate(
     """
     rows, device = int(prompts.batch_size[0]), prompts.prompt_ids.device
     engine = _Engine(plain_model(model), codec, sampling, prompts, compact_below, share_prompts, fast)
-    engine.check_lengths()
+    check_lengths(engine.lengths, sampling.maximum_tokens, context_of(engine.model))
     was_training = engine.model.training
     engine.model.eval()
     try:
@@ -100,6 +100,28 @@ def generate(
         batch_size=[rows],
         device=device if prompts.device is not None else None,
     )
+
+
+def context_of(model: Any) -> int | None:
+    """How many positions the model's context holds; None where its configuration does not say."""
+    config = plain_model(model).config.get_text_config(decoder=True)
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    return limit
+
+
+def check_lengths(lengths: list[int], maximum_tokens: int, limit: int | None) -> None:
+    """Every prompt has a token, and prompt and longest response fit the context."""
+    empty = [row for row, length in enumerate(lengths) if length == 0]
+    if empty:
+        raise ValueError(f"prompts without any token cannot be answered: rows {empty[:10]}")
+    longest = max(lengths, default=0)
+    if limit is not None and longest + maximum_tokens > limit and lengths:
+        over = sum(length + maximum_tokens > limit for length in lengths)
+        raise ContextError(
+            f"{over} of {len(lengths)} prompts do not fit: the longest has {longest} tokens, with maximum_tokens "
+            f"{maximum_tokens} that is {longest + maximum_tokens}, and the context holds {limit}; shorten the "
+            f"prompts or set maximum_tokens to {max(limit - longest, 0)} or less"
+        )
 
 
 @dataclass
@@ -151,22 +173,6 @@ class _Engine:
         self.weights = fast_weights(model) if fast else None
 
     # -- what runs together ------------------------------------------------------------------------------------------
-
-    def check_lengths(self) -> None:
-        """Every prompt has a token, and prompt and longest response fit the context."""
-        empty = [row for row, length in enumerate(self.lengths) if length == 0]
-        if empty:
-            raise ValueError(f"prompts without any token cannot be answered: rows {empty[:10]}")
-        config = self.model.config.get_text_config(decoder=True)
-        limit = getattr(config, "max_position_embeddings", None)
-        new, longest = self.sampling.maximum_tokens, max(self.lengths, default=0)
-        if limit is not None and longest + new > limit and self.lengths:
-            over = sum(length + new > limit for length in self.lengths)
-            raise ContextError(
-                f"{over} of {len(self.lengths)} prompts do not fit: the longest has {longest} tokens, with maximum_tokens {new} "
-                f"that is {longest + new}, and the model's context holds {limit}; shorten the prompts or set maximum_tokens to "
-                f"{max(limit - longest, 0)} or less"
-            )
 
     def chunks(self, token_budget: int) -> Iterator[list[int]]:
         """Rows that run together: of similar length, equal prompts next to each other, within the budget."""

@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 from fairlead.models.attention import ATTENTION
@@ -36,6 +37,7 @@ __all__ = [
     "ModelSpec",
     "adapter_off",
     "backbone",
+    "checkpoint_weights",
     "export_model",
     "load_model",
     "load_tokenizer",
@@ -242,11 +244,10 @@ def adapter_off(model: Any) -> Any:
 def export_model(model: Any, directory: Path, source: ModelSpec, dtype: str | None = None) -> None:
     """Write an ordinary Hugging Face checkpoint (safetensors, adapters merged in) with its tokenizer into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
-    merged = merged_weights(model)
+    merged = _untied_weights(model)
     with torch.no_grad():
         inner = plain_model(model)
-        tied = inner.all_tied_weights_keys  # copies of other tensors, which loading ties again
-        state = {name: tensor.detach().to("cpu") for name, tensor in merged.items() if name not in tied}
+        state = {name: tensor.detach().to("cpu") for name, tensor in merged.items()}
         if dtype is not None:
             state = {name: t.to(getattr(torch, dtype)) if t.is_floating_point() else t for name, t in state.items()}
         with _quiet():
@@ -288,6 +289,18 @@ def merged_weights(model: Any) -> dict[str, torch.Tensor]:
                 if name in kept:
                     tensor.copy_(kept[name])
     return state
+
+
+def _untied_weights(model: Any) -> dict[str, torch.Tensor]:
+    """`merged_weights` without the copies of other tensors, which loading ties again."""
+    tied = plain_model(model).all_tied_weights_keys
+    return {name: tensor for name, tensor in merged_weights(model).items() if name not in tied}
+
+
+def checkpoint_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The weights under the names and in the shapes of a checkpoint, adapters merged in, on the model's device."""
+    weights = {name: tensor.detach() for name, tensor in _untied_weights(model).items()}
+    return dict(revert_weight_conversion(plain_model(model), weights))
 
 
 def _is_own(name: str) -> bool:

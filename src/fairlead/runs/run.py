@@ -210,6 +210,7 @@ class StageRun:
             optimiser=optimiser,
             labels=labels,
             precision=self.runtime.precision,
+            vllm=self.runtime.vllm if self.runtime.sampler == "vllm" and kind == "causal" else None,
             seed=_seed(self.seed, role),
             weights_seed=_seed(self.run.seed, "weights"),
         )

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fairlead.generation import VllmSpec
 from fairlead.runtime.group import GroupSpec, ModelGroup, Precision
 from fairlead.runtime.local import LocalGroup
 
@@ -26,6 +27,12 @@ class RuntimeSpec(BaseModel):
     precision: Precision = Field(
         "float32",
         description="arithmetic of matrix products (bfloat16: autocast); weights are kept in each model's `dtype`",
+    )
+    sampler: Literal["own", "vllm"] = Field(
+        "own", description="what draws responses: the engine of this package, or vLLM (a GPU and the package vllm)"
+    )
+    vllm: VllmSpec = Field(
+        default_factory=VllmSpec, description="how vLLM is set up; the own engine needs nothing of it"
     )
     threads: int | None = Field(
         None,

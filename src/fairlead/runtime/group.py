@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fairlead.batch import AnyBatch, Batch, Prompts, Samples, take
 from fairlead.data import TextCodec
-from fairlead.generation import Sampling
+from fairlead.generation import Sampling, VllmSpec
 from fairlead.models import ModelKind, ModelSpec, load_tokenizer
 from fairlead.runtime.forward import Outputs
 from fairlead.runtime.optimiser import OptimiserSpec
@@ -65,10 +65,16 @@ class GroupSpec(BaseModel):
     precision: Precision = Field(
         "float32", description="arithmetic of matrix products, the same for training and reading"
     )
+    vllm: VllmSpec | None = Field(None, description="sample with vLLM, set up like this; null: with the own engine")
     seed: int = Field(0, description="seed of dropout, counted on with every step")
     weights_seed: int = Field(
         0, description="seed of new weights; one for all roles, so that a reference begins as the policy does"
     )
+
+    @property
+    def exact_sampler(self) -> bool:
+        """True where the sampler finds the log-probabilities of another pass, but for the rounding of single precision."""
+        return self.vllm is None and self.precision == self.model.dtype == "float32"
 
 
 class Opener(Protocol):

@@ -64,7 +64,9 @@ class RayGroup(ModelGroup):
     # -- verbs -------------------------------------------------------------------------------------------------------
 
     def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
-        shares = _not_all_empty(deal_prompts(prompts, sampling.maximum_tokens, self._workers))
+        dealt = deal_prompts(prompts, sampling.maximum_tokens, self._workers)
+        # The vLLM engines of the ranks start together, so a rank without rows is asked too.
+        shares = dict(enumerate(dealt)) if self.spec.vllm is not None else _not_all_empty(dealt)
         parcel = self._put(pack(prompts))
         answers = self._call("generate", {rank: (parcel, rows, sampling) for rank, rows in shares.items()})
         parts = [unpack(answers[rank][0]).replace(rows=None) for rank in shares]

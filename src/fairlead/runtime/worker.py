@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairlead.batch import Batch, Prompts, Samples, take
 from fairlead.data import TextCodec
-from fairlead.generation import Sampling, generate
+from fairlead.generation import Sampling, VllmSampler, generate
 from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights
 from fairlead.runtime.forward import Outputs, forward
 from fairlead.runtime.group import GroupSpec, Trainable
@@ -44,7 +44,12 @@ class ModelWorker:
             # New weights (`initialise`, adapters) are the same in every replica and every run of the recipe.
             torch.manual_seed(spec.weights_seed)
             self.model = load_model(spec.model, spec.kind, spec.labels).to(self.device)
-        self.codec = TextCodec(load_tokenizer(spec.model))
+        tokenizer = load_tokenizer(spec.model)
+        self.codec = TextCodec(tokenizer)
+        self.sampler: VllmSampler | None = None
+        if spec.vllm is not None:
+            arithmetic = spec.model.dtype if spec.precision == "float32" else spec.precision
+            self.sampler = VllmSampler(spec.vllm, tokenizer, arithmetic)
         self.steps = 0
         self.optimiser: torch.optim.Optimizer | None = None
         if spec.optimiser is not None:
@@ -57,6 +62,8 @@ class ModelWorker:
     @torch.no_grad()
     def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
         """One response for each row."""
+        if self.sampler is not None:
+            return self.sampler.generate(self.model, self.codec, prompts, sampling)
         self.model.eval()
         with self._precision():
             return generate(self.model, self.codec, prompts.to(self.device), sampling).to("cpu")
@@ -116,6 +123,7 @@ class ModelWorker:
         finite = norm == norm and norm != float("inf")
         if finite:
             self.optimiser.step()
+            self._weights_changed()
         self.optimiser.zero_grad(set_to_none=True)
         self.steps += 1
         return {
@@ -155,6 +163,7 @@ class ModelWorker:
         if wrong:
             raise ValueError(f"weights do not fit {self.spec.role}: {', '.join(wrong[:5])}")
         self.model.load_state_dict(weights)
+        self._weights_changed()
 
     def save(self, directory: Path) -> None:
         """Trained weights, optimiser and step count."""
@@ -170,6 +179,7 @@ class ModelWorker:
         with torch.no_grad():
             for name, value in state["weights"].items():
                 own[name].copy_(value)
+        self._weights_changed()
         if self.optimiser is not None:
             self.optimiser.load_state_dict(state["optimiser"])
         self.steps = int(state["steps"])
@@ -186,6 +196,10 @@ class ModelWorker:
         return digest.hexdigest()
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _weights_changed(self) -> None:
+        if self.sampler is not None:
+            self.sampler.outdated()
 
     def _optimiser_spec(self) -> OptimiserSpec:
         if self.spec.optimiser is None:

@@ -87,7 +87,7 @@ class Online(Stage, name="online"):
     old_logprobs: Literal["auto", "sampler", "recompute"] = Field(
         "auto",
         description="the old policy of the ratio: as the sampler found it, or by another pass of the trainer, whose arithmetic "
-        "differs in half precision; auto: the sampler's in float32, else another pass",
+        "differs in half precision and from vLLM's; auto: those of the own sampler in float32, else another pass",
     )
 
     @model_validator(mode="after")
@@ -200,10 +200,9 @@ class Online(Stage, name="online"):
 
     def _old_logprobs(self, samples: Samples, experience: Experience, policy: ModelGroup, temperature: float) -> Tensor:
         """[B, T]: recomputed by the trainer, the first ratio is exactly one; the sampler's cost nothing."""
-        exact = policy.spec.precision == policy.spec.model.dtype == "float32"
-        if self.old_logprobs == "sampler" or (self.old_logprobs == "auto" and exact):
+        if self.old_logprobs == "sampler" or (self.old_logprobs == "auto" and policy.spec.exact_sampler):
             found = self.rollout.logprobs(samples)
-            if found is not None:
+            if found is not None and not bool(found.isnan().any()):
                 return found
         return policy.token_logprobs(experience, temperature)
 
