@@ -59,6 +59,7 @@ class PPOMax(Experiment, name="ppo-max"):
             "function": "fairlead.evidence.experiments.ppo_max:share_of_a",
             "weight": 4.0,
             "workers": 1,
+            "timeout": 300.0,  # the first call imports this package
         }
         policy = lab.run(stage, seed).log_policy
         reward = (policy.exp() * lab.world.rewards).sum(-1)
