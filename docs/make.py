@@ -52,6 +52,7 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
             "fairlead.functional.preference_losses",
             "fairlead.functional.kl",
             "fairlead.functional.logprobs",
+            "fairlead.functional.filtration",
             "fairlead.functional.macro",
             "fairlead.functional.masks",
             "fairlead.functional.shaping",

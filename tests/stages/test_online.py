@@ -48,6 +48,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "objective": {"part": "ppo-clip", "clip_high": 0.28, "mismatch": {}},
     },
     "cispo": {"credit": "group-relative", "objective": "cispo"},
+    "ppo-max": {
+        "credit": {"part": "gae", "whiten": False},
+        "shaping": ["normalise", {"part": "clip", "limit": 0.8}],
+        "value_objective": {"part": "value-clip", "clip": 0.2},
+    },
     "ma-rlhf": {
         "credit": {"part": "macro-gae", "length": 2, "rule": "randomised"},
         "objective": {"part": "ppo-clip", "ratio": "macro"},
@@ -83,7 +88,7 @@ def test_every_method(shelf: Path, tmp_path: Path, method: str) -> None:
     assert first["mismatch"] == pytest.approx(0, abs=1e-4)
     assert 0 < first["policy/entropy"] <= math.log(5) and 0 < first["length"] <= 4
     assert first["counted_rows"] == 1 and first["failed/share"] == 0
-    assert ("critic/loss" in first) == (method in ("ppo", "ma-rlhf"))
+    assert ("critic/loss" in first) == (method in ("ppo", "ppo-max", "ma-rlhf"))
     assert moved(run.directory, shelf) and finite_weights(run.directory)
     samples = read_json_lines(run.directory / "samples.jsonl")
     assert {row["step"] for row in samples} == {1, 2}
@@ -378,3 +383,19 @@ def test_a_greedy_response_that_fails(shelf: Path, tmp_path: Path) -> None:
     assert row["score"] == pytest.approx((1 + 3 + 0) / 3) and finite_weights(run.directory)
     with pytest.raises(ValidationError, match=r"set rollout\.part to greedy-baseline"):
         tiny_recipe(online(shelf, credit="remax"))
+
+
+@pytest.mark.parametrize("moment", ["before-credit", "after-credit"])
+def test_a_selection_before_or_after_credit(shelf: Path, tmp_path: Path, moment: str) -> None:
+    """Group-relative advantages of 0, 1, 2, 5: against the mean of all (2) or of the two that are kept (2.5)."""
+    stages = online(
+        shelf,
+        credit={"part": "group-relative", "scale": "none"},
+        objective="reinforce",
+        rewards={"judge": {"part": "test-cycle", "values": [0.0, 1.0, 2.0, 5.0]}},
+        selection=[{"part": "policy-filtration", "mode": "filter", "moment": moment}],
+        diagnostics={"filters": {"part": "filter-agreement", "truth": "judge"}},
+    )
+    row = logged(run_stages(tmp_path / "run", stages).directory, "online")[0]
+    assert row["counted_rows"] == 0.5 and row["score"] == 2.5
+    assert row["diagnostic/filters/none"] == pytest.approx(1)

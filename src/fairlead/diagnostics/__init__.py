@@ -1,5 +1,6 @@
 """Diagnostics: what is measured while a policy learns."""
 
 from fairlead.diagnostics.base import Diagnostic
+from fairlead.diagnostics.filtration import FilterAgreement
 
-__all__ = ["Diagnostic"]
+__all__ = ["Diagnostic", "FilterAgreement"]

@@ -14,6 +14,7 @@ from fairlead.functional.advantages import (
     leave_one_out,
     remax,
 )
+from fairlead.functional.filtration import FILTERS, filter_weights, rank_weights, weighted_r_squared
 from fairlead.functional.kl import adaptive_coefficient, exact_kl, kl_estimate, kl_loss
 from fairlead.functional.logprobs import entropy, token_logprobs, token_logprobs_and_entropy
 from fairlead.functional.macro import (
@@ -66,6 +67,7 @@ from fairlead.functional.statistics import (
 )
 
 __all__ = [
+    "FILTERS",
     "adaptive_coefficient",
     "aggregation_weights",
     "anchor_score",
@@ -83,6 +85,7 @@ __all__ = [
     "exact_kl",
     "expected_calibration_error",
     "explained_variance",
+    "filter_weights",
     "fixed_segments",
     "gae",
     "group_mean",
@@ -107,6 +110,7 @@ __all__ = [
     "perplexity_segments",
     "place_at_last_token",
     "ppo_clip",
+    "rank_weights",
     "reinforce",
     "reliability_curve",
     "remax",
@@ -121,6 +125,7 @@ __all__ = [
     "truncated_importance_weight",
     "uniform",
     "value_loss",
+    "weighted_r_squared",
     "whiten",
     "wilson_interval",
 ]

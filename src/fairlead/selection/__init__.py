@@ -2,5 +2,6 @@
 
 from fairlead.selection.base import Selection
 from fairlead.selection.basic import DropFlatGroups, DropTruncated, KeepBand
+from fairlead.selection.filtration import PolicyFiltration
 
-__all__ = ["DropFlatGroups", "DropTruncated", "KeepBand", "Selection"]
+__all__ = ["DropFlatGroups", "DropTruncated", "KeepBand", "PolicyFiltration", "Selection"]

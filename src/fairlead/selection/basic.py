@@ -10,7 +10,7 @@ from fairlead.batch import Experience
 from fairlead.parts import nearest
 from fairlead.selection.base import Selection
 
-__all__ = ["DropFlatGroups", "DropTruncated", "KeepBand"]
+__all__ = ["DropFlatGroups", "DropTruncated", "KeepBand", "channel_of"]
 
 
 class DropFlatGroups(Selection, name="drop-flat-groups"):
@@ -31,7 +31,7 @@ class DropFlatGroups(Selection, name="drop-flat-groups"):
     def __call__(self, experience: Experience) -> Experience:
         _, row_group = torch.unique(experience.group, return_inverse=True)
         counted = experience.weight > 0
-        judged = experience.score if self.channel is None else _channel(experience, self.channel)
+        judged = experience.score if self.channel is None else channel_of(experience, self.channel)
         spread = torch.zeros_like(experience.score)
         for group in range(int(row_group.max()) + 1 if row_group.numel() else 0):
             scores = judged[counted & (row_group == group)]
@@ -51,7 +51,7 @@ class KeepBand(Selection, name="keep-band"):
     channel: str | None = Field(None, description="the judge whose mean counts; null: the score")
 
     def __call__(self, experience: Experience) -> Experience:
-        judged = experience.score if self.channel is None else _channel(experience, self.channel)
+        judged = experience.score if self.channel is None else channel_of(experience, self.channel)
         counted = torch.where(experience.weight > 0, judged, torch.full_like(judged, torch.nan))
         mean = functional.group_mean(counted, experience.group)
         return experience.replace(weight=experience.weight * ((mean > self.low) & (mean < self.high)).float())
@@ -67,7 +67,7 @@ class DropTruncated(Selection, name="drop-truncated"):
         return experience.replace(weight=experience.weight * (~experience.truncated).float())
 
 
-def _channel(experience: Experience, name: str) -> torch.Tensor:
+def channel_of(experience: Experience, name: str) -> torch.Tensor:
     """[B] what one judge said."""
     known = list(experience.channels.keys())
     if name not in known:

@@ -140,6 +140,7 @@ class Online(Stage, name="online"):
             draws = self._draws(run, prompts, _Models(policy, critic, reference), looking, metrics)
             experience, found = self.collection(draws)
             experience, compared = _without_anchors(self.credit(experience))
+            experience = self._select(experience, after_credit=True)
             metrics |= found | compared | self.regulariser.observe(experience)
             with run.phase("update"):
                 loss = objective.with_kl(self.regulariser.loss_coefficient, self.regulariser.loss_estimator)
@@ -218,10 +219,15 @@ class Online(Stage, name="online"):
         experience = experience.replace(score=score, weight=weight)
         for shaping in self.shaping:
             experience = shaping(experience)
-        for selection in self.selection:
-            experience = selection(experience)
+        experience = self._select(experience, after_credit=False)
         rewards = functional.place_at_last_token(experience.score.nan_to_num(), experience.mask)
         return experience.replace(rewards=rewards - self.regulariser.penalty(experience))
+
+    def _select(self, experience: Experience, after_credit: bool) -> Experience:
+        for selection in self.selection:
+            if selection.after_credit == after_credit:
+                experience = selection(experience)
+        return experience
 
     def _monitor(self, samples: Samples) -> dict[str, float]:
         learned = slice(None) if samples.anchor is None else ~samples.anchor

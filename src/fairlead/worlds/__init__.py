@@ -1,6 +1,6 @@
 """Worlds: small places whose true answers are known exactly."""
 
-from fairlead.worlds.figures import ExactGap, TokenWorldReward, exact_figures
+from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
 from fairlead.worlds.token_world import TokenWorld
 
-__all__ = ["ExactGap", "TokenWorld", "TokenWorldReward", "exact_figures"]
+__all__ = ["ExactGap", "TokenWorld", "TokenWorldReward", "UnsureReward", "exact_figures"]

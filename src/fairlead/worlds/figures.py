@@ -19,7 +19,7 @@ from fairlead.rewards import Reward
 from fairlead.runtime import ModelGroup, Opener
 from fairlead.worlds.token_world import TokenWorld
 
-__all__ = ["ExactGap", "TokenWorldReward", "exact_figures"]
+__all__ = ["ExactGap", "TokenWorldReward", "UnsureReward", "exact_figures"]
 
 
 class TokenWorldReward(Reward, name="token-world"):
@@ -57,6 +57,23 @@ class TokenWorldReward(Reward, name="token-world"):
     def __call__(self, samples: Samples) -> Tensor:
         rewards = [self.world.reward(row["prompt"], row["response"]) for row in samples.rows]
         return torch.tensor(rewards, dtype=torch.float32)
+
+
+class UnsureReward(TokenWorldReward, name="token-world-unsure"):
+    """The reward of a token world as a reward model sees it: sure of what is clearly good or bad, noise in between.
+
+    Source: the synthetic reward that stands for the finding of PF-PPO (arXiv 2409.06957, section 3).
+    """
+
+    clear: float = Field(
+        1.0, gt=0, description="a true reward further from 0 than this is seen as ±2, with little noise"
+    )
+    noise: float = Field(1.2, gt=0, description="standard deviation of what is seen of all others")
+
+    def __call__(self, samples: Samples) -> Tensor:
+        truth = super().__call__(samples)
+        drawn = torch.randn(truth.shape)
+        return torch.where(truth.abs() > self.clear, 2 * truth.sign() + 0.3 * drawn, self.noise * drawn)
 
 
 class ExactGap(Diagnostic, name="token-world"):
