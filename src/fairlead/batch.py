@@ -28,6 +28,7 @@ __all__ = [
     "Prompts",
     "Samples",
     "Sequences",
+    "alike",
     "concatenate",
     "left_pad",
     "pad_columns",
@@ -293,6 +294,16 @@ def row_tokens(batch: Any) -> Tensor | None:
         return batch.segments > 0
     present = getattr(batch, "present", None)
     return batch.mask if present is None else present
+
+
+def alike(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """Rows that hold the same tokens where the mask is true, in order of first appearance. Shapes: [B, L]."""
+    found: dict[bytes, list[int]] = {}
+    # Padding may hold anything: it is made the same in every row.
+    marked = torch.where(mask, ids, -1).cpu().numpy()
+    for row in range(marked.shape[0]):
+        found.setdefault(marked[row].tobytes(), []).append(row)
+    return list(found.values())
 
 
 def take(batch: AnyBatch, rows: Tensor | Sequence[int]) -> AnyBatch:

@@ -101,6 +101,8 @@ def _at_least(version: str, wanted: str) -> bool:
 def _torch() -> Iterator[Finding]:
     try:
         import torch
+
+        from fairlead.runtime.machine import usable_cores
     except Exception as error:
         yield Finding(
             "torch", "broken", f"cannot be imported: {error}", "install torch anew, for this machine's devices"
@@ -131,7 +133,7 @@ def _torch() -> Iterator[Finding]:
             f"no bfloat16 arithmetic ({', '.join(fast) or 'no AVX2'}): precision bfloat16 works, but is not faster here",
             "set `runtime.precision=float32` where speed matters",
         )
-    cores, threads = _cores(), torch.get_num_threads()
+    cores, threads = usable_cores(), torch.get_num_threads()
     if threads < cores // 2 or threads > cores:
         yield Finding(
             "threads",
@@ -150,14 +152,6 @@ def _cpu_flags() -> set[str]:
         return set()
     match = re.search(r"^flags\s*:\s*(.*)$", text, flags=re.MULTILINE)
     return set(match.group(1).split()) if match else set()
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        return os.cpu_count() or 1
 
 
 def _memory() -> Iterator[Finding]:

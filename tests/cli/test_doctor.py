@@ -90,7 +90,7 @@ def test_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("threads", "state"), [(1, "note"), (8, "ok"), (4, "ok"), (64, "note")])
 def test_threads(monkeypatch: pytest.MonkeyPatch, threads: int, state: str) -> None:
-    monkeypatch.setattr(doctor, "_cores", lambda: 8)
+    monkeypatch.setattr("fairlead.runtime.machine.usable_cores", lambda: 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     finding = find("threads")
     assert finding.state == state

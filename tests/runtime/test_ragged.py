@@ -8,19 +8,15 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from fairlead.batch import Experience, Pairs, Sequences, left_pad, right_pad, row_table
+from fairlead.batch import Experience, Pairs, Sequences, alike, left_pad, right_pad, row_table
 from fairlead.models import ModelSpec, load_model
 from fairlead.models.attention import Ragged
-from fairlead.runtime.dispatch import alike, row_lengths
+from fairlead.runtime.dispatch import row_lengths
 from fairlead.runtime.forward import forward
 from fairlead.runtime.microbatches import microbatches
 from fairlead.runtime.ragged import RaggedRows, knows_ragged_rows
+from models.test_model_outputs import pieces
 from tiny_models import FAMILIES, tiny_config
-
-
-def pieces(lengths: tuple[int, ...], seed: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(4, 260, (n,), generator=generator).tolist() for n in lengths]
 
 
 def experience(prompt_lengths: tuple[int, ...] = (20, 11, 5), responses: tuple[int, ...] = (6, 9, 1, 12)) -> Experience:

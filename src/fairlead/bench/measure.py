@@ -9,7 +9,6 @@ A measurement that asks for peak memory needs a process of its own: `python -m f
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import subprocess
@@ -29,6 +28,7 @@ import fairlead
 from fairlead.recipes import Recipe
 from fairlead.recipes.execute import execute
 from fairlead.runs import read_json_lines
+from fairlead.runtime.machine import processor, usable_cores
 
 __all__ = ["PHASES", "BenchError", "Job", "Measurement", "machine", "measure", "measure_apart"]
 
@@ -144,23 +144,10 @@ def _peak_mebibytes() -> float:
 def machine() -> dict[str, Any]:
     """What a figure was measured on."""
     return {
-        "processor": _processor(),
-        "cores": _cores(),
+        "processor": processor(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "system": platform.platform(),
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -7,7 +7,6 @@ Does not know: what an experiment does.
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
 import platform
 import subprocess
@@ -25,6 +24,7 @@ import fairlead
 from fairlead.evidence.base import EvidenceError, Experiment, Measurement
 from fairlead.parts import nearest, part_info, parts_in_slot
 from fairlead.runs import RunError, read_json, write_json
+from fairlead.runtime.machine import processor, usable_cores
 
 __all__ = ["experiments", "render_table", "run_evidence"]
 
@@ -102,8 +102,8 @@ def _circumstances(started: float) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(time.perf_counter() - started, 1),
         "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
+            "processor": processor(),
+            "cores": usable_cores(),
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         },
@@ -128,15 +128,6 @@ def _revision() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", here.parent.as_posix()) else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

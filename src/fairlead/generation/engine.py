@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from fairlead import functional
-from fairlead.batch import Prompts, Samples, row_table
+from fairlead.batch import Prompts, Samples, alike, row_table
 from fairlead.generation.decoders import Decoder, FastDecoder, PlainDecoder, fast_weights
-from fairlead.generation.filters import choose, filtered_logits, is_plain
+from fairlead.generation.filters import choose, filtered_logits
 from fairlead.generation.sampling import Sampling
 from fairlead.generation.stops import StopStrings
 from fairlead.models import plain_model
@@ -70,7 +70,8 @@ def generate(
 
     The remaining arguments change speed and memory only: `token_budget` is the most positions (prompt and longest response,
     padding included) in the cache at a time, though one row always runs; `compact_below` is the share of unfinished
-    rows at which finished ones are dropped from the cache; `share_prompts` computes equal prompts once; `fast` uses the fast decoder where it knows the model.
+    rows at which finished ones are dropped from the cache; `share_prompts` computes equal prompts once; `fast` uses the fast
+    decoder where it knows the model.
 
     Raises: ContextError when a prompt and `maximum_tokens` exceed the model's context; ValueError for an empty prompt.
     """
@@ -176,14 +177,11 @@ class _Engine:
 
     def chunks(self, token_budget: int) -> Iterator[list[int]]:
         """Rows that run together: of similar length, equal prompts next to each other, within the budget."""
-        known: dict[tuple[int, ...], int] = {}
-        ids = self.prompts.prompt_ids.tolist()
-        masks = self.prompts.prompt_mask.tolist()
-        self.prompt_of = [
-            known.setdefault(tuple(i for i, m in zip(row, mask, strict=True) if m), len(known))
-            for row, mask in zip(ids, masks, strict=True)
-        ]
-        order = sorted(range(len(ids)), key=lambda row: (self.lengths[row], self.prompt_of[row], row))
+        self.prompt_of = [0] * len(self.lengths)
+        for number, rows in enumerate(alike(self.prompts.prompt_ids, self.prompts.prompt_mask)):
+            for row in rows:
+                self.prompt_of[row] = number
+        order = sorted(range(len(self.lengths)), key=lambda row: (self.lengths[row], self.prompt_of[row], row))
         chunk: list[int] = []
         for row in order:  # sorted, so the newest row is the longest of its chunk
             if chunk and (len(chunk) + 1) * (self.lengths[row] + self.sampling.maximum_tokens) > token_budget:
@@ -254,7 +252,7 @@ class _Engine:
             tokens = allowed.argmax(-1)
             sampled = torch.zeros((), device=self.device)
         else:
-            if not (allowed is plain and is_plain(sampling)):
+            if not (allowed is plain and sampling.plain):
                 allowed = torch.log_softmax(filtered_logits(allowed, sampling), -1)
             tokens = choose(allowed, functional.uniform(seeds, step))
             sampled = allowed.gather(1, tokens[:, None]).squeeze(1)

@@ -15,14 +15,9 @@ from torch import Tensor
 
 from fairlead.generation.sampling import Sampling
 
-__all__ = ["choose", "filtered_logits", "is_plain"]
+__all__ = ["choose", "filtered_logits"]
 
 _NEVER = float("-inf")
-
-
-def is_plain(sampling: Sampling) -> bool:
-    """True where `filtered_logits` changes nothing: temperature 1 and no filter."""
-    return sampling.temperature == 1.0 and sampling.top_k == 0 and sampling.top_p == 1.0 and sampling.min_p == 0.0
 
 
 def filtered_logits(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -30,7 +30,11 @@ class Sampling(BaseModel):
     minimum_tokens: int = Field(0, ge=0, description="no end token before this many tokens")
 
     @property
-    def unfiltered(self) -> bool:
-        """True where tokens are drawn from the model's own distribution at `temperature`, with nothing left out."""
-        kept = self.top_k == 0 and self.top_p == 1.0 and self.min_p == 0.0 and self.minimum_tokens == 0
-        return kept and self.temperature > 0
+    def filters(self) -> bool:
+        """Whether top-k, top-p or min-p may leave tokens out."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether tokens are drawn from the model's own distribution as it is."""
+        return self.temperature == 1.0 and not self.filters

@@ -27,7 +27,6 @@ from torch import Tensor, distributed
 
 from fairlead.batch import Prompts, Samples, right_pad, row_table
 from fairlead.generation.engine import Codec, check_lengths, context_of
-from fairlead.generation.filters import is_plain
 from fairlead.generation.sampling import Sampling
 from fairlead.generation.stops import StopStrings
 from fairlead.models import checkpoint_weights, plain_model
@@ -257,7 +256,7 @@ def _samples(answers: list[Any], prompts: Prompts, sampling: Sampling, codec: Co
 def _own_logprobs(reported: Tensor, mask: Tensor, sampling: Sampling) -> Tensor:
     """[B, T] log-probabilities at temperature 1 without filters, from those that vLLM reports; NaN where they do not follow."""
     # At temperature 0 vLLM reports the model's own distribution.
-    known = torch.full_like(mask, is_plain(sampling) or sampling.temperature == 0.0)
+    known = torch.full_like(mask, sampling.plain or sampling.temperature == 0.0)
     known[:, : sampling.minimum_tokens] = False  # the end tokens were taken out
     return torch.where(known | ~mask, reported, float("nan"))
 

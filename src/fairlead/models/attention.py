@@ -168,7 +168,7 @@ def attention(
     rows = _rows.get()
     if rows is not None:
         if biased or not causal:
-            raise NotImplementedError(f"{type(module).__name__} has attention that ragged rows do not know")
+            raise ValueError(f"{type(module).__name__} has attention that ragged rows do not know")
         with torch.autocast(device, enabled=False):
             return rows(query, key, value, scale, dropout, others.get("sliding_window")), None
     queries, keys = query.shape[2], key.shape[2]

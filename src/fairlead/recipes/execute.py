@@ -6,7 +6,6 @@ Does not know: what a stage does.
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import fairlead
 from fairlead.recipes.load import RecipeError, dump_recipe, load_recipe
 from fairlead.recipes.schema import Recipe
 from fairlead.runs import Interrupted, Run, RunError, read_json, write_json, write_text
+from fairlead.runtime.machine import processor, usable_cores
 
 __all__ = ["execute", "new_directory", "resume"]
 
@@ -117,7 +117,7 @@ def _about(recipe: Recipe) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-        "cpu_count": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
+        "cpu_count": usable_cores(),
         "runtime": recipe.runtime.model_dump(mode="json"),
     }

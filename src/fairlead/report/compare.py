@@ -100,7 +100,7 @@ class Comparison:
                 cell = row.cells[index]
                 if cell is not None:
                     entry = {"mean": cell.mean, "sd": cell.sd, "values": list(cell.values)}
-                    figures.setdefault(row.stage or "run", {})[row.name] = entry
+                    figures.setdefault(row.stage, {})[row.name] = entry
             machine = {key: group[0].about.get(key) for key in _MACHINE if key in group[0].about}
             seeds = [run.recipe.get("seed") for run in group]
             columns.append({"name": label, "seeds": seeds, "machine": machine, "figures": figures})

@@ -37,7 +37,10 @@ class SampleRollout(Rollout, name="sample"):
         return self.sampling.temperature or 1.0
 
     def logprobs(self, samples: Samples) -> Tensor | None:
-        if self.sampling.unfiltered:
+        # Forbidding the end for a while changes the distribution as a filter does.
+        if self.temperature == self.sampling.temperature and not (
+            self.sampling.filters or self.sampling.minimum_tokens
+        ):
             return samples.sampling_logprobs
         return super().logprobs(samples)
 

@@ -17,11 +17,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from fairlead.batch import Prompts, row_table, row_tokens
+from fairlead.batch import Prompts, alike, row_table, row_tokens
 
 __all__ = [
     "Parcel",
-    "alike",
     "deal",
     "deal_prompts",
     "deal_rows",
@@ -67,16 +66,6 @@ def deal(costs: Sequence[int], workers: int) -> list[list[int]]:
         shares[worker].append(item)
         loads[worker] += costs[item]
     return [sorted(share) for share in shares]
-
-
-def alike(ids: Tensor, mask: Tensor) -> list[list[int]]:
-    """Rows that hold the same tokens where the mask is true, in order of first appearance. Shapes: [B, L]."""
-    found: dict[bytes, list[int]] = {}
-    # Padding may hold anything: it is made the same in every row.
-    marked = torch.where(mask, ids, -1).cpu().numpy()
-    for row in range(marked.shape[0]):
-        found.setdefault(marked[row].tobytes(), []).append(row)
-    return list(found.values())
 
 
 def deal_prompts(prompts: Prompts, maximum_tokens: int, workers: int) -> list[list[int]]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fairlead.batch import row_tokens
+from fairlead.batch import alike, row_tokens
 from fairlead.data import token_budget_batches
-from fairlead.runtime.dispatch import alike, row_lengths
+from fairlead.runtime.dispatch import row_lengths
 
 __all__ = ["microbatches"]
 

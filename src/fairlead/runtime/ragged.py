@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from fairlead.batch import alike
 from fairlead.models import backbone, plain_model
 from fairlead.models.attention import ATTENTION, Ragged, Span, ragged_attention
-from fairlead.runtime.dispatch import alike
 
 __all__ = ["RaggedRows", "knows_ragged_rows"]
 
@@ -143,7 +143,9 @@ def _try(model: Any) -> bool:
         padded = network(input_ids=ids, use_cache=False).last_hidden_state.float()
         rows = RaggedRows.of(ids[:, :2], mask[:, :2], ids[:, 2:], mask[:, 2:])
         ragged = rows.read(network).last_hidden_state.float()[0]
-    except (NotImplementedError, RuntimeError, TypeError, ValueError, IndexError):
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the rows
+    except (RuntimeError, TypeError, ValueError, IndexError):
         return False
     finally:
         plain.train(training)

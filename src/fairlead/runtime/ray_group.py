@@ -33,6 +33,7 @@ from fairlead.models import ModelSpec
 from fairlead.runtime.dispatch import deal_prompts, deal_rows, pack, pack_tensor, unpack, unpack_tensor
 from fairlead.runtime.forward import Outputs
 from fairlead.runtime.group import GroupSpec, ModelGroup, Trainable
+from fairlead.runtime.machine import usable_cores
 from fairlead.runtime.replica import PeerError, Replica
 
 __all__ = ["RayGroup"]
@@ -209,7 +210,7 @@ def _start_ray() -> Any:
         address = "local"
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray keeps this many processes in reserve; our workers ask for no CPU of their own, so any number of them fits.
-        options |= {"num_cpus": _cores(), "include_dashboard": False}
+        options |= {"num_cpus": usable_cores(), "include_dashboard": False}
     main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -221,10 +222,6 @@ def _start_ray() -> Any:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     return ray
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Processes:
@@ -264,7 +261,7 @@ class _Processes:
             )[0]
             joined = {
                 actor.join.remote(
-                    rank, workers, host, port, threads or max(1, _cores() // at_home[places[rank][0]])
+                    rank, workers, host, port, threads or max(1, usable_cores() // at_home[places[rank][0]])
                 ): rank
                 for rank, actor in enumerate(self.actors)
             }

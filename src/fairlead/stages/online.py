@@ -87,7 +87,7 @@ class Online(Stage, name="online"):
     old_logprobs: Literal["auto", "sampler", "recompute"] = Field(
         "auto",
         description="the old policy of the ratio: as the sampler found it, or by another pass of the trainer, whose arithmetic "
-        "differs in half precision and from vLLM's; auto: those of the own sampler in float32, else another pass",
+        "differs in half precision and from vLLM's; auto: those of the own sampler in float32, else another pass. Where a sampler cannot say (a filter at another temperature), another pass in any case",
     )
 
     @model_validator(mode="after")
