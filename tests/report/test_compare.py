@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from fairlead.report import compare_runs, write_comparison
@@ -73,3 +74,17 @@ def test_the_page_is_whole_and_safe(make_run: MakeRun, tmp_path: Path) -> None:
 def test_nothing_to_compare() -> None:
     with pytest.raises(ValueError, match="no run"):
         compare_runs([])
+
+
+def test_a_recipe_of_an_earlier_version_is_the_same_recipe(tmp_path: Path) -> None:
+    recipe = {"name": "r", "seed": 0, "stages": {"reward": {"model": "m", "data": "d.jsonl"}}}
+    for name, fields in (
+        ("old", {}),
+        ("new", {"seed": 1, "runtime": {"precision": "float32"}}),
+        ("other", {"plugins": ["no_such"]}),
+    ):
+        folder = tmp_path / name / "stages" / "reward"
+        folder.mkdir(parents=True)
+        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump(recipe | fields))
+        (folder / "result.json").write_text(json.dumps({"part": "reward", "seconds": 1.0}))
+    assert [len(group) for group in compare_runs([tmp_path / x for x in ("old", "new", "other")]).groups] == [2, 1]

@@ -111,6 +111,14 @@ def test_the_sampler_knows_the_old_log_probabilities(shelf: Path, tmp_path: Path
         assert torch.equal(ends[0][name], ends[1][name])
 
 
+def test_weights_against_the_sampler_need_another_pass() -> None:
+    stage = {"part": "online", "model": "m", "prompts": "p", "rewards": {"r": {"part": "length"}}, "credit": "rloo"}
+    stage |= {"rollout": {"part": "sample", "n": 2}, "objective": {"part": "ppo-clip", "mismatch": {}}}
+    tiny_recipe({"online": stage})
+    with pytest.raises(ValidationError, match="set old_logprobs to recompute"):
+        tiny_recipe({"online": stage | {"old_logprobs": "sampler"}})
+
+
 def test_half_precision(shelf: Path, tmp_path: Path) -> None:
     """Another pass makes the first ratio one; the sampler's log-probabilities are near enough."""
     for choice, tolerance in (("recompute", 1e-6), ("sampler", 0.05)):

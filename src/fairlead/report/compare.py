@@ -17,6 +17,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from fairlead.recipes.load import RecipeError, load_recipe
 from fairlead.report.charts import Line, line_chart, smooth
 from fairlead.report.figures import LEARNING, SPECS, Figure, Group, frontier_chart, frontier_lines
 from fairlead.report.numbers import format_number, format_seconds
@@ -157,10 +158,15 @@ def write_comparison(directories: Sequence[Path], path: Path) -> Path:
 
 
 def _recipe_key(run: RunData) -> str:
-    """Equal for runs of one recipe; a run whose recipe is lost stands alone."""
+    """Equal for runs of one recipe, also where a later version knows fields that an earlier one did not; a run whose recipe is
+    lost stands alone."""
     if not run.recipe:
         return str(run.directory.resolve())
-    return json.dumps({k: v for k, v in run.recipe.items() if k not in _SEED_KEYS}, sort_keys=True, default=str)
+    try:
+        whole = load_recipe(str(run.directory / "recipe.yaml")).model_dump(mode="json")
+    except RecipeError:  # a plug-in that is not here, a field that is no more
+        whole = run.recipe
+    return json.dumps({k: v for k, v in whole.items() if k not in _SEED_KEYS}, sort_keys=True, default=str)
 
 
 def _labels(groups: list[list[RunData]]) -> list[str]:

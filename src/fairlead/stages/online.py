@@ -103,6 +103,11 @@ class Online(Stage, name="online"):
                 f"credit {self.credit.part_name} compares with a greedy response, which rollout {self.rollout.part_name} "
                 "does not draw: set rollout.part to greedy-baseline"
             )
+        if self.objective.mismatch is not None and self.old_logprobs == "sampler":
+            raise ValueError(
+                "objective.mismatch weighs the trainer's log-probabilities against the sampler's, and old_logprobs: sampler makes "
+                "them the same: set old_logprobs to recompute, or leave mismatch out"
+            )
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError(
                 "every reward has weight 0, so there is nothing to learn from; judges belong in `monitors`"
