@@ -102,7 +102,7 @@ def _torch() -> Iterator[Finding]:
     try:
         import torch
 
-        from fairlead.runtime.machine import usable_cores
+        from fairlead.runtime.machine import cpu_flags, usable_cores
     except Exception as error:
         yield Finding(
             "torch", "broken", f"cannot be imported: {error}", "install torch anew, for this machine's devices"
@@ -122,16 +122,16 @@ def _torch() -> Iterator[Finding]:
         )
     else:
         yield Finding("devices", "ok", f"CPU ({platform.machine()}); no GPU is needed")
-    flags = _cpu_flags()
-    fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    if not flags or {"avx512_bf16", "amx_bf16"} & flags:
+    flags = cpu_flags()
+    fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16") if flag in flags]
+    if not flags or {"avx512_bf16", "amx_bf16", "bf16"} & flags:
         yield Finding("cpu", "ok", ", ".join(fast) or "features unknown")
     else:
         yield Finding(
             "cpu",
             "note",
-            f"no bfloat16 arithmetic ({', '.join(fast) or 'no AVX2'}): precision bfloat16 works, but is not faster here",
-            "set `runtime.precision=float32` where speed matters",
+            f"no bfloat16 arithmetic ({', '.join(fast) or 'no AVX2'}): precision bfloat16 works, but is far slower than float32 here",
+            "leave `runtime.precision` at auto or float32",
         )
     cores, threads = usable_cores(), torch.get_num_threads()
     if threads < cores // 2 or threads > cores:
@@ -143,15 +143,6 @@ def _torch() -> Iterator[Finding]:
         )
     else:
         yield Finding("threads", "ok", f"{threads} on {cores} cores")
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return set()
-    match = re.search(r"^flags\s*:\s*(.*)$", text, flags=re.MULTILINE)
-    return set(match.group(1).split()) if match else set()
 
 
 def _memory() -> Iterator[Finding]:

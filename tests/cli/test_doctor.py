@@ -98,10 +98,11 @@ def test_threads(monkeypatch: pytest.MonkeyPatch, threads: int, state: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("flags", "state"), [({"avx2"}, "note"), ({"avx2", "avx512_bf16"}, "ok"), ({"amx_bf16"}, "ok"), (set(), "ok")]
+    ("flags", "state"),
+    [({"avx2"}, "note"), ({"avx2", "avx512_bf16"}, "ok"), ({"amx_bf16"}, "ok"), ({"bf16"}, "ok"), (set(), "ok")],
 )
 def test_processors(monkeypatch: pytest.MonkeyPatch, flags: set[str], state: str) -> None:
-    monkeypatch.setattr(doctor, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr("fairlead.runtime.machine.cpu_flags", lambda: flags)
     assert find("cpu").state == state
 
 

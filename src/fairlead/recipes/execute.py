@@ -39,6 +39,7 @@ def execute(
 
     Raises RunError when the directory holds another recipe, Interrupted when asked to stop.
     """
+    recipe = recipe.model_copy(update={"runtime": recipe.runtime.settled()})
     text = dump_recipe(recipe)
     file = directory / "recipe.yaml"
     _make(directory)

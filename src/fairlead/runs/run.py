@@ -79,7 +79,7 @@ class Run:
         self.directory = directory
         self.name = name
         self.seed = seed
-        self.runtime = runtime or RuntimeSpec()
+        self.runtime = (runtime or RuntimeSpec()).settled()
         self.data_root = data_root
         self.console = RunConsole(quiet)
         directory.mkdir(parents=True, exist_ok=True)

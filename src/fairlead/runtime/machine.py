@@ -10,7 +10,9 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["processor", "usable_cores"]
+import torch
+
+__all__ = ["cpu_flags", "fast_bfloat16", "processor", "usable_cores"]
 
 
 def processor() -> str:
@@ -26,3 +28,22 @@ def processor() -> str:
 def usable_cores() -> int:
     """How many cores this process may use, which a container or `taskset` can make fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_flags() -> set[str]:
+    """What the processor can do, in the kernel's words; empty where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    found = [
+        line.partition(":")[2].split() for line in lines if line.partition(":")[0].strip() in ("flags", "Features")
+    ]
+    return set(found[0]) if found else set()
+
+
+def fast_bfloat16() -> bool:
+    """Whether bfloat16 products are done by the hardware here: without it they can be fifty times slower than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
