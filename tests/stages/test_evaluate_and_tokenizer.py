@@ -142,3 +142,17 @@ def test_a_tokenizer_is_learned_and_used(shelf: Path, tmp_path: Path) -> None:
     assert (
         AutoTokenizer.from_pretrained(run.directory / "stages" / "sft" / "model").get_vocab() == tokenizer.get_vocab()
     )
+
+
+def test_a_tokenizer_is_learned_from_prompts_and_responses(tmp_path: Path) -> None:
+    """Both the turns of the prompt and the response count; feedback is a source like any other."""
+    data = tmp_path / "completions.jsonl"
+    rows = [
+        {"prompt": "zebra zebra zebra", "completion": "quagga quagga quagga"},
+        {"prompt": [{"role": "user", "content": "okapi okapi okapi"}], "completion": "gnu gnu gnu"},
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = run_stages(tmp_path / "run", {"tokenizer": {"data": str(data), "vocabulary": 300}})
+    tokenizer = AutoTokenizer.from_pretrained(run.directory / "stages" / "tokenizer" / "model")
+    for word in ("zebra", "quagga", "okapi", "gnu"):
+        assert len(tokenizer(word)["input_ids"]) < len(word)

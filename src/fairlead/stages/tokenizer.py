@@ -13,7 +13,7 @@ from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from fairlead.data import to_conversations
+from fairlead.data import CompletionRecord, Prompt, to_conversations
 from fairlead.runs import StageRun
 from fairlead.runs.files import atomic_folder
 from fairlead.stages.base import EvenSources, Stage
@@ -66,7 +66,14 @@ class LearnTokenizer(Stage, name="tokenizer"):
 
 def _texts(records: list[Any]) -> Iterator[str]:
     for record in records:
-        if record.text is not None:
+        if isinstance(record, CompletionRecord):
+            yield from _contents(record.prompt)
+            yield record.response
+        elif record.text is not None:
             yield record.text
         else:
-            yield from (message["content"] for message in record.messages)
+            yield from _contents(record.messages)
+
+
+def _contents(turns: Prompt) -> Iterator[str]:
+    return iter([turns]) if isinstance(turns, str) else (message["content"] for message in turns)
