@@ -1,6 +1,6 @@
 """What the fast ways of reading and sampling gain over transformers' own, on the shipped model: `python benchmarks/reading.py`.
 
-Three comparisons, each in float32 and in bfloat16: attention forwards and backwards by matrix products against torch's kernel; a
+Three comparisons, each in float32, and in bfloat16 where the hardware has it: attention forwards and backwards by matrix products against torch's kernel; a
 training step on rows without padding against padded ones; tokens per second of the fast decoder against the plain one. The sides take
 turns; figures are medians. Results go to benchmarks/results/reading.json.
 """
@@ -27,11 +27,11 @@ from fairlead.models import ModelSpec, load_model, load_tokenizer
 from fairlead.models import attention as ours
 from fairlead.objectives import PPOClip
 from fairlead.runtime import GroupSpec, OptimiserSpec
-from fairlead.runtime.machine import processor
+from fairlead.runtime.machine import hardware_precisions, processor
 from fairlead.runtime.worker import ModelWorker
 
 MODEL = "fairlead:base"
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = hardware_precisions()
 # rows, tokens of a row
 ATTENTION = ((64, 60), (32, 128), (16, 256), (8, 512))
 # name → prompt tokens, longest response, samples of a prompt

@@ -346,7 +346,10 @@ def bench(
     rows: Annotated[
         str | None, typer.Option(help="Rows of the table, such as grpo-full,dpo; without it all of them.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Precisions to measure.")] = "float32,bfloat16",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Precisions to measure, such as float32,bfloat16; without it those that the hardware has."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to measure in each row, behind two that warm up.")] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; without it torch's choice.")] = None,
     data: Annotated[str, typer.Option(help="Pairs for the rows without sampling.")] = "fairlead:starter/train",
@@ -361,7 +364,7 @@ def bench(
         table = run_bench(
             model,
             rows.split(",") if rows else list(ROWS),
-            precision.split(","),
+            precision.split(",") if precision else None,
             steps,
             threads,
             data,

@@ -26,6 +26,7 @@ from fairlead.data import DataSource, TextCodec, read, to_conversations, to_pair
 from fairlead.models import ModelSpec, load_tokenizer
 from fairlead.parts import nearest
 from fairlead.runs import write_json
+from fairlead.runtime.machine import hardware_precisions
 
 __all__ = ["bench"]
 
@@ -36,7 +37,7 @@ _SPARE = 2  # prompts for that many more steps than are taken, so that none come
 def bench(
     model: str = "4m",
     rows: Sequence[str] = tuple(ROWS),
-    precisions: Sequence[str] = ("float32", "bfloat16"),
+    precisions: Sequence[str] | None = None,
     steps: int = 3,
     threads: int | None = None,
     data: str = _DATA,
@@ -47,7 +48,7 @@ def bench(
 ) -> Group:
     """Measure `rows` on a model directory, or on random weights of a size of `SIZES`, and return a table to print.
 
-    `steps` are measured behind two that warm up. `data` holds the pairs of the rows without sampling. `apart` measures in
+    `precisions` are those that the machine has in hardware, unless given. `steps` are measured behind two that warm up. `data` holds the pairs of the rows without sampling. `apart` measures in
     processes of their own, without which peak memory is that of all rows before too. Raises BenchError for an unknown row.
     """
     for name in rows:
@@ -62,7 +63,7 @@ def bench(
         for name in rows:
             work = _work(ROWS[name], model, data, steps, Path(folder))
             cost = ModelCost.of(work.model)
-            for precision in precisions:
+            for precision in precisions or hardware_precisions():
                 tell(f"{name}, {precision}")
                 job = Job(work.stage(ROWS[name], steps + 2), steps + 2, precision, threads)
                 taken = measure_apart(job) if apart else measure(job)

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from fairlead.bench.rows import Row
 from fairlead.models import resolve_path
+from fairlead.runtime.machine import hardware_precisions
 
 __all__ = ["Demand", "ModelCost", "Roof", "demands", "measure_roof"]
 
@@ -31,13 +32,14 @@ class Roof:
     """Measured peaks of the device."""
 
     flops: dict[str, float]
-    """`float32`, `bfloat16` → floating-point operations a second in a large matrix product."""
+    """`float32`, and `bfloat16` where the hardware has it → floating-point operations a second in a large matrix product."""
     bandwidth: float
     """Bytes a second, read and written, of a copy that no cache holds."""
 
     def seconds(self, demand: Demand, precision: str) -> float:
-        """The least time in which the demand can be met."""
-        return max(demand.flops / self.flops[precision], demand.bytes / self.bandwidth)
+        """The least time in which the demand can be met; a precision that is emulated has float32's roof."""
+        flops = self.flops.get(precision, self.flops["float32"])
+        return max(demand.flops / flops, demand.bytes / self.bandwidth)
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,10 @@ def measure_roof(size: int = 2048, mebibytes: int = 256, seconds: float = 0.5) -
     """Measure peaks with `size`³ products and a copy of `mebibytes`, each for about `seconds`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     flops = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    for precision in hardware_precisions():
+        left, right = (torch.randn(size, size, device=device).to(getattr(torch, precision)) for _ in range(2))
         out = torch.empty_like(left)
-        flops[str(dtype).removeprefix("torch.")] = 2 * size**3 / _best(partial(torch.mm, left, right, out=out), seconds)
+        flops[precision] = 2 * size**3 / _best(partial(torch.mm, left, right, out=out), seconds)
     source = torch.zeros(mebibytes * 2**20 // 4, device=device)
     target = torch.zeros_like(source)
     return Roof(flops, 2 * source.numel() * 4 / _best(partial(target.copy_, source), seconds))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["cpu_flags", "fast_bfloat16", "processor", "usable_cores"]
+__all__ = ["cpu_flags", "fast_bfloat16", "hardware_precisions", "processor", "usable_cores"]
 
 
 def processor() -> str:
@@ -47,3 +47,8 @@ def fast_bfloat16() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
+
+
+def hardware_precisions() -> tuple[str, ...]:
+    """The precisions that are worth measuring here: float32, and bfloat16 where it is not emulated."""
+    return ("float32", "bfloat16") if fast_bfloat16() else ("float32",)
