@@ -173,8 +173,34 @@ class Pairs(TensorClass):
     """One dict a row: `prompt`, `chosen`, `rejected` and the data set's other columns."""
     reference_logprobs: Tensor = NOT_YET
     """[B, 2, T]"""
+    previous_logprobs: Tensor = NOT_YET
+    """[B, 2, T]: of the policy that the responses were sampled from, where a round of learning begins with it."""
     loss_weight: Tensor = NOT_YET
     """[B]: weights that sum the losses of the pairs to the loss of the whole batch."""
+
+    @classmethod
+    def from_samples(cls, samples: Samples | Experience, chosen: Tensor, rejected: Tensor) -> Pairs:
+        """Pairs of rows of `samples`, token for token as they were sampled: a response that was cut gets no end.
+
+        chosen, rejected: [N] int64, rows of the same prompts.
+        """
+        sides = torch.stack([chosen, rejected], dim=1)
+        rows = [
+            {**samples.rows[a], "chosen": samples.rows[a]["response"], "rejected": samples.rows[b]["response"]}
+            for a, b in sides.tolist()
+        ]
+        return trim(
+            cls(
+                prompt_ids=samples.prompt_ids[chosen],
+                prompt_mask=samples.prompt_mask[chosen],
+                tokens=samples.tokens[sides],
+                mask=samples.mask[sides],
+                margin=torch.zeros(len(rows)),
+                weight=torch.ones(len(rows)),
+                rows=row_table(rows),
+                batch_size=[len(rows)],
+            )
+        )
 
 
 class Sequences(TensorClass):
@@ -239,6 +265,7 @@ _RESPONSE_COLUMNS = (
     "sampling_logprobs",
     "behaviour_logprobs",
     "reference_logprobs",
+    "previous_logprobs",
     "values",
     "rewards",
     "advantages",

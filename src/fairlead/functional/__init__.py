@@ -50,7 +50,8 @@ from fairlead.functional.policy_losses import (
     truncated_importance_weight,
     value_loss,
 )
-from fairlead.functional.preference_losses import bradley_terry, dpo
+from fairlead.functional.preference_games import exploitability, mirror_descent_step, nash_policy, win_rates
+from fairlead.functional.preference_losses import bradley_terry, dpo, inpo
 from fairlead.functional.random import mix_seeds, uniform
 from fairlead.functional.shaping import overlong_penalty
 from fairlead.functional.statistics import (
@@ -85,6 +86,7 @@ __all__ = [
     "exact_kl",
     "expected_calibration_error",
     "explained_variance",
+    "exploitability",
     "filter_weights",
     "fixed_segments",
     "gae",
@@ -92,6 +94,7 @@ __all__ = [
     "group_relative",
     "gspo",
     "importance_ratio",
+    "inpo",
     "kl_estimate",
     "kl_loss",
     "last_token_index",
@@ -102,8 +105,10 @@ __all__ = [
     "masked_mean",
     "masked_sum",
     "masked_variance",
+    "mirror_descent_step",
     "mismatch_weight",
     "mix_seeds",
+    "nash_policy",
     "overlong_penalty",
     "parse_segments",
     "pearson",
@@ -128,4 +133,5 @@ __all__ = [
     "weighted_r_squared",
     "whiten",
     "wilson_interval",
+    "win_rates",
 ]

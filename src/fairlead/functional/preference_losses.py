@@ -96,3 +96,32 @@ def dpo(
     else:
         values = (difference - 1 / (2 * beta)).square()
     return values, beta * chosen.detach(), beta * rejected.detach()
+
+
+def inpo(policy: Tensor, reference: Tensor, previous: Tensor, eta: float, tau: float) -> tuple[Tensor, Tensor]:
+    """Squared distance of a pair statistic from 1 / (2 eta), whose minimiser is a step of online mirror descent.
+
+    With D = log pi(y_w) - log pi(y_l), and D_ref, D_t the same of the reference and of the policy that sampled the pair:
+
+        h = D - (tau / eta) D_ref - (1 - tau / eta) D_t,    loss = (h - 1 / (2 eta))^2
+
+    Over random pairs of pi_t, ordered by a preference P, the loss is smallest at
+    pi ~ pi_t^(1 - tau/eta) pi_ref^(tau/eta) exp(P(y > pi_t) / eta), a step towards the Nash policy of the game with payoff
+    P - tau KL. `eta` is an inverse step size: a larger one is more cautious.
+
+    Source: Zhang et al. 2024 (INPO, arXiv 2407.00617), eqs. 6 to 8.
+
+    Shapes: log-probabilities of whole responses [B, 2], chosen and rejected; returns loss [B] and h [B]. Gradient in the
+    policy's only.
+    Raises: ValueError on other shapes, eta not positive, or tau outside [0, eta].
+    """
+    require_dimensions("policy", policy, "B2")
+    require_same_shape(policy=policy, reference=reference, previous=previous)
+    require_positive("eta", eta)
+    if not 0 <= tau <= eta:
+        raise ValueError(f"tau must lie between 0 and eta ({eta:g}), got {tau}")
+    pull = tau / eta
+    anchor = (pull * reference + (1 - pull) * previous).detach()
+    chosen, rejected = (policy - anchor).unbind(1)
+    statistic = chosen - rejected
+    return (statistic - 1 / (2 * eta)).square(), statistic

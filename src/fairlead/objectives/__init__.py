@@ -2,13 +2,14 @@
 
 from fairlead.objectives.base import Objective
 from fairlead.objectives.policy import CISPO, Mismatch, PolicyGradient, PolicyObjective, PPOClip
-from fairlead.objectives.preference import DPO, BradleyTerry, PreferenceObjective, RewardObjective
+from fairlead.objectives.preference import DPO, INPO, BradleyTerry, PreferenceObjective, RewardObjective
 from fairlead.objectives.supervised import NegativeLogLikelihood, SupervisedObjective
 from fairlead.objectives.value import ValueClip, ValueObjective
 
 __all__ = [
     "CISPO",
     "DPO",
+    "INPO",
     "BradleyTerry",
     "Mismatch",
     "NegativeLogLikelihood",

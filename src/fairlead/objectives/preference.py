@@ -12,7 +12,7 @@ from fairlead.batch import Pairs
 from fairlead.objectives.base import Loss, Objective
 from fairlead.runtime.forward import Outputs
 
-__all__ = ["DPO", "BradleyTerry", "PreferenceObjective", "RewardObjective"]
+__all__ = ["DPO", "INPO", "BradleyTerry", "PreferenceObjective", "RewardObjective"]
 
 
 class _PairObjective(Objective):
@@ -33,6 +33,11 @@ class PreferenceObjective(_PairObjective, slot="preference-objective"):
     def needs_reference(self) -> bool:
         """Whether `pairs.reference_logprobs` must be filled."""
         return True
+
+    @property
+    def needs_previous(self) -> bool:
+        """Whether `pairs.previous_logprobs` must be filled, which takes a stage that samples its pairs itself."""
+        return False
 
 
 class DPO(PreferenceObjective, name="dpo"):
@@ -73,6 +78,60 @@ class DPO(PreferenceObjective, name="dpo"):
                 "reward_rejected": (weight * rejected).sum(),
                 "logprob_chosen": (weight * outputs.logprobs[:, 0].sum(-1)).sum(),
                 "logprob_rejected": (weight * outputs.logprobs[:, 1].sum(-1)).sum(),
+            }
+        return (weight * loss).sum(), metrics
+
+
+class INPO(PreferenceObjective, name="inpo"):
+    """A step of mirror descent towards the Nash policy of a preference that need not come from any score.
+
+    The two anchors are the fixed reference, with weight τ/η, and the policy that sampled the pairs, with the rest. With τ = η it is
+    IPO with β = η; with τ = 0 it is self-play without a reference. η is an *inverse* step size: a larger one is more cautious.
+
+    Source: Zhang et al. 2024 (INPO, arXiv 2407.00617), eqs. 6 to 8, defaults of section 5.
+    """
+
+    eta: float = Field(7.5e-3, gt=0, description="inverse step size: log-ratios are pushed towards 1 / (2 η) nats")
+    tau: float = Field(2.5e-3, ge=0, description="weight of the KL to the reference in the game; at most `eta`")
+    loss: Literal["square", "sigmoid"] = Field(
+        "square", description="shape of the loss: the paper's, or DPO's with β = η on the same statistic"
+    )
+    scaled: bool = Field(
+        True,
+        description="multiply the squared loss by η², which moves no minimum and keeps gradients in a common range",
+    )
+
+    @model_validator(mode="after")
+    def _tau_fits(self) -> Self:
+        if self.tau > self.eta:
+            raise ValueError(f"tau ({self.tau:g}) must not be above eta ({self.eta:g})")
+        return self
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.tau > 0
+
+    @property
+    def needs_previous(self) -> bool:
+        return self.tau < self.eta
+
+    def __call__(self, outputs: Outputs, batch: Pairs) -> Loss:
+        logprobs, weight = outputs.logprobs.sum(-1), batch.loss_weight
+        unused = torch.zeros_like(logprobs)
+        reference = batch.reference_logprobs.sum(-1) if self.needs_reference else unused
+        previous = batch.previous_logprobs.sum(-1) if self.needs_previous else unused
+        loss, statistic = functional.inpo(logprobs, reference, previous, self.eta, self.tau)
+        if self.loss == "sigmoid":
+            loss = -torch.nn.functional.logsigmoid(self.eta * statistic)
+        elif self.scaled:
+            loss = self.eta**2 * loss
+        with torch.no_grad():
+            metrics = {
+                "accuracy": (weight * _wins(statistic)).sum(),
+                "statistic": (weight * statistic).sum(),
+                "max/statistic": statistic.abs().max(),
+                "logprob_chosen": (weight * logprobs[:, 0]).sum(),
+                "logprob_rejected": (weight * logprobs[:, 1]).sum(),
             }
         return (weight * loss).sum(), metrics
 

@@ -3,5 +3,15 @@
 from fairlead.selection.base import Selection
 from fairlead.selection.basic import DropFlatGroups, DropTruncated, KeepBand
 from fairlead.selection.filtration import PolicyFiltration
+from fairlead.selection.pairing import BestWorst, Pairing, RandomPair
 
-__all__ = ["DropFlatGroups", "DropTruncated", "KeepBand", "PolicyFiltration", "Selection"]
+__all__ = [
+    "BestWorst",
+    "DropFlatGroups",
+    "DropTruncated",
+    "KeepBand",
+    "Pairing",
+    "PolicyFiltration",
+    "RandomPair",
+    "Selection",
+]

@@ -5,7 +5,17 @@ from fairlead.stages.evaluate import Evaluate
 from fairlead.stages.online import Online
 from fairlead.stages.preference import Preference
 from fairlead.stages.reward import RewardModel
+from fairlead.stages.rounds import PreferenceRounds
 from fairlead.stages.supervised import Supervised
 from fairlead.stages.tokenizer import LearnTokenizer
 
-__all__ = ["Evaluate", "LearnTokenizer", "Online", "Preference", "RewardModel", "Stage", "Supervised"]
+__all__ = [
+    "Evaluate",
+    "LearnTokenizer",
+    "Online",
+    "Preference",
+    "PreferenceRounds",
+    "RewardModel",
+    "Stage",
+    "Supervised",
+]

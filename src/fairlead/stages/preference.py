@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fairlead.batch import Pairs
 from fairlead.data import FilterReport, PairRecord, SeededSampler, pairs_batch, to_pair_groups, to_pairs
@@ -49,6 +49,15 @@ class Preference(Stage, name="preference"):
         None, ge=1, description="longest response in tokens; longer ones lose their end"
     )
     validate_every: int = Field(50, ge=1, description="steps between looks at the held-out pairs")
+
+    @model_validator(mode="after")
+    def _pairs_need_no_sampler(self) -> Preference:
+        if self.objective.needs_previous:
+            raise ValueError(
+                f"objective {self.objective.part_name} learns from pairs that the policy itself has just sampled: use the stage "
+                "preference-rounds, or another objective"
+            )
+        return self
 
     def run(self, run: StageRun) -> dict[str, Any]:
         groups, report = to_pair_groups([run.read(source) for source in self.data])

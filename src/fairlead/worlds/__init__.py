@@ -1,6 +1,15 @@
 """Worlds: small places whose true answers are known exactly."""
 
+from fairlead.worlds.cyclic import CyclicOracle, cyclic_preferences
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
 from fairlead.worlds.token_world import TokenWorld
 
-__all__ = ["ExactGap", "TokenWorld", "TokenWorldReward", "UnsureReward", "exact_figures"]
+__all__ = [
+    "CyclicOracle",
+    "ExactGap",
+    "TokenWorld",
+    "TokenWorldReward",
+    "UnsureReward",
+    "cyclic_preferences",
+    "exact_figures",
+]

@@ -1,0 +1,119 @@
+"""Preferences between two responses, and the reward that they give: how often a response wins."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fairlead import functional
+from fairlead.batch import Samples, row_table
+from fairlead.parts import Part
+from fairlead.rewards.base import Reward
+from fairlead.rewards.function import FunctionReward
+from fairlead.runtime import Opener
+
+__all__ = ["FunctionOracle", "Oracle", "RewardOracle", "WinRate"]
+
+
+class Oracle(Part, slot="oracle"):
+    """Who of two responses to one prompt is preferred. It need not follow any score: a may beat b, b beat c, and c beat a."""
+
+    def open(self, run: Opener, name: str) -> None:
+        """Open whatever the oracle needs; called once before the first step."""
+
+    @abstractmethod
+    def prefers(self, samples: Samples, first: Tensor, second: Tensor) -> Tensor:
+        """[N] P(row first[i] beats row second[i]), shown in this order; NaN where the oracle failed.
+
+        first, second: [N] int64, rows of `samples` with the same prompt.
+        """
+
+    def __call__(self, samples: Samples, first: Tensor, second: Tensor) -> Tensor:
+        """[N] float32: both orders averaged, so that P(a beats b) + P(b beats a) = 1 whatever the oracle thinks of positions."""
+        both = self.prefers(samples, torch.cat([first, second]), torch.cat([second, first])).float()
+        forward, backward = both.chunk(2)
+        return (forward + 1 - backward) / 2
+
+    def metrics(self) -> dict[str, float]:
+        """What the oracle wants to report of its last call (failures, time-outs)."""
+        return {}
+
+
+class RewardOracle(Oracle, name="reward-difference"):
+    """P(y beats y') = σ((r(y) − r(y')) / scale) with any source of reward: the Bradley–Terry special case.
+
+    Source: Bradley and Terry 1952.
+    """
+
+    reward: Reward = Field(description="the source of the score")
+    scale: float = Field(
+        1.0, gt=0, description="divides the difference; a small one makes the better response win always"
+    )
+
+    def open(self, run: Opener, name: str) -> None:
+        self.reward.open(run, name)
+
+    def prefers(self, samples: Samples, first: Tensor, second: Tensor) -> Tensor:
+        score = self.reward(samples)
+        return torch.sigmoid((score[first] - score[second]) / self.scale)
+
+    def metrics(self) -> dict[str, float]:
+        return self.reward.metrics()
+
+
+class FunctionOracle(Oracle, name="function"):
+    """A function `(prompt, response, other, **columns) → probability` that `response` beats `other`, named by its dotted path.
+
+    It is called for both orders, in processes of its own; a pair for which it raises, gives no number or takes too long is
+    left out and counted.
+
+    Source: the pairwise judges of TRL's online trainers.
+    """
+
+    function: FunctionReward = Field(description="the function with its time limit and processes")
+
+    def open(self, run: Opener, name: str) -> None:
+        self.function.open(run, name)
+
+    def prefers(self, samples: Samples, first: Tensor, second: Tensor) -> Tensor:
+        rows = [
+            {**samples.rows[a], "other": samples.rows[b]["response"]}
+            for a, b in zip(first.tolist(), second.tolist(), strict=True)
+        ]
+        asked = self.function(samples[first].replace(rows=row_table(rows)))
+        return torch.where((asked >= 0) & (asked <= 1), asked, torch.nan)
+
+    def metrics(self) -> dict[str, float]:
+        return self.function.metrics()
+
+
+class WinRate(Reward, name="win-rate"):
+    """How often a response beats the other responses to its prompt: a preference as a source of reward, for any group method.
+
+    With two samples of a prompt it is the probability of winning; with n of them the mean over the n − 1 others.
+
+    Source: the win rate against the policy itself of general-preference methods (Munos et al. 2023, arXiv 2312.00886, section 3;
+    Zhang et al. 2024, arXiv 2407.00617, section 3).
+    """
+
+    oracle: Oracle = Field(description="who says which of two responses is better")
+
+    def open(self, run: Opener, name: str) -> None:
+        self.oracle.open(run, name)
+
+    def __call__(self, samples: Samples) -> Tensor:
+        comparable = samples.group[:, None] == samples.group[None, :]
+        comparable.fill_diagonal_(False)
+        if not bool(comparable.any(1).all()):
+            raise ValueError("win-rate compares the samples of a prompt with each other: set rollout.n to 2 or more")
+        first, second = comparable.triu().nonzero(as_tuple=True)
+        wins = self.oracle(samples, first, second)
+        preference = torch.full(comparable.shape, torch.nan)
+        preference[first, second], preference[second, first] = wins, 1 - wins
+        return functional.win_rates(preference, comparable)
+
+    def metrics(self) -> dict[str, float]:
+        return self.oracle.metrics()
