@@ -3,16 +3,31 @@
 from fairlead.rewards.base import Reward, combine
 from fairlead.rewards.function import FunctionReward
 from fairlead.rewards.model import ModelReward
-from fairlead.rewards.rules import CheckReward, LengthReward, MustInclude, RepetitionPenalty, passes_check
+from fairlead.rewards.pooled import PooledReward
+from fairlead.rewards.rules import CheckReward, LengthReward, MustInclude, RepetitionPenalty
+from fairlead.rewards.verify import (
+    CodeTestsReward,
+    ExactReward,
+    InstructionsReward,
+    JsonReward,
+    MathReward,
+    RegexReward,
+)
 
 __all__ = [
     "CheckReward",
+    "CodeTestsReward",
+    "ExactReward",
     "FunctionReward",
+    "InstructionsReward",
+    "JsonReward",
     "LengthReward",
+    "MathReward",
     "ModelReward",
     "MustInclude",
+    "PooledReward",
+    "RegexReward",
     "RepetitionPenalty",
     "Reward",
     "combine",
-    "passes_check",
 ]
