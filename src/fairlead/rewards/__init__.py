@@ -1,6 +1,7 @@
 """Rewards: sources of judgement."""
 
 from fairlead.rewards.base import Reward, combine
+from fairlead.rewards.cosine import CosineVerifier, VerdictReward
 from fairlead.rewards.function import FunctionReward
 from fairlead.rewards.model import ModelReward
 from fairlead.rewards.pooled import PooledReward
@@ -17,6 +18,7 @@ from fairlead.rewards.verify import (
 __all__ = [
     "CheckReward",
     "CodeTestsReward",
+    "CosineVerifier",
     "ExactReward",
     "FunctionReward",
     "InstructionsReward",
@@ -29,5 +31,6 @@ __all__ = [
     "RegexReward",
     "RepetitionPenalty",
     "Reward",
+    "VerdictReward",
     "combine",
 ]
