@@ -76,6 +76,17 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
         "Generation",
         ("fairlead.generation.engine", "fairlead.generation.sampling", "fairlead.generation.vllm"),
     ),
+    "checks": (
+        "Checks of texts, and the sandbox",
+        (
+            "fairlead.checks.texts",
+            "fairlead.checks.maths",
+            "fairlead.checks.quantities",
+            "fairlead.checks.judging",
+            "fairlead.checks.programs",
+            "fairlead.checks.sandbox",
+        ),
+    ),
     "parts": ("Parts and slots", ("fairlead.parts",)),
 }
 

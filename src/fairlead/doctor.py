@@ -25,6 +25,8 @@ _PYTHON = ((3, 11), (3, 14))
 _OPTIONAL = {
     "ray": "several processes or machines (`runtime.backend: ray`)",
     "vllm": "sampling with vLLM on a GPU (`runtime.sampler: vllm`)",
+    "math-verify": "the rewards `math` and `cosine-verifier`",
+    "jsonschema": "schemas of the reward `json`",
     "tensorboard": "metrics in TensorBoard",
     "wandb": "the tracker wandb",
     "trackio": "the tracker trackio",

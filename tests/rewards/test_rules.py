@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fairlead.batch import Samples, row_table
-from fairlead.rewards import CheckReward, LengthReward, MustInclude, RepetitionPenalty, combine, passes_check
+from fairlead.checks.texts import passes_check
+from fairlead.rewards import CheckReward, LengthReward, MustInclude, RepetitionPenalty, combine
 
 
 def samples(*rows: dict[str, Any]) -> Samples:

@@ -1,8 +1,8 @@
 """Generation: the sampling engine, its filters and its settings, and vLLM behind the same interface."""
 
-from fairlead.generation.engine import ContextError, generate
+from fairlead.generation.engine import ContextError, Watcher, generate
 from fairlead.generation.filters import choose, filtered_logits
 from fairlead.generation.sampling import Sampling
 from fairlead.generation.vllm import VllmSampler, VllmSpec
 
-__all__ = ["ContextError", "Sampling", "VllmSampler", "VllmSpec", "choose", "filtered_logits", "generate"]
+__all__ = ["ContextError", "Sampling", "VllmSampler", "VllmSpec", "Watcher", "choose", "filtered_logits", "generate"]

@@ -10,7 +10,7 @@ have finished, they leave the cache. Nothing in a decoding step loops over rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,10 +25,13 @@ from fairlead.generation.sampling import Sampling
 from fairlead.generation.stops import StopStrings
 from fairlead.models import plain_model
 
-__all__ = ["Codec", "ContextError", "check_lengths", "context_of", "generate"]
+__all__ = ["Codec", "ContextError", "Watcher", "check_lengths", "context_of", "generate"]
 
 TOKEN_BUDGET = 131_072
 COMPACT_BELOW = 0.75
+
+Watcher = Callable[[dict[str, Any]], None]
+"""Is told each row (its columns and `response`) as soon as its response is finished, in the order in which they finish."""
 
 
 class ContextError(ValueError):
@@ -58,6 +61,7 @@ def generate(
     compact_below: float = COMPACT_BELOW,
     share_prompts: bool = True,
     fast: bool = True,
+    finished: Watcher | None = None,
 ) -> Samples:
     """One response for each row of `prompts`, as `Samples` [B, T] with T the longest response.
 
@@ -71,12 +75,12 @@ def generate(
     The remaining arguments change speed and memory only: `token_budget` is the most positions (prompt and longest response,
     padding included) in the cache at a time, though one row always runs; `compact_below` is the share of unfinished
     rows at which finished ones are dropped from the cache; `share_prompts` computes equal prompts once; `fast` uses the fast
-    decoder where it knows the model.
+    decoder where it knows the model. `finished` is told every row while others are still sampled, and changes nothing.
 
     Raises: ContextError when a prompt and `maximum_tokens` exceed the model's context; ValueError for an empty prompt.
     """
     rows, device = int(prompts.batch_size[0]), prompts.prompt_ids.device
-    engine = _Engine(plain_model(model), codec, sampling, prompts, compact_below, share_prompts, fast)
+    engine = _Engine(plain_model(model), codec, sampling, prompts, compact_below, share_prompts, fast, finished)
     check_lengths(engine.lengths, sampling.maximum_tokens, context_of(engine.model))
     was_training = engine.model.training
     engine.model.eval()
@@ -97,7 +101,7 @@ def generate(
         logprobs=out.logprobs[:, :width].clone(),
         sampling_logprobs=out.sampling_logprobs[:, :width].clone(),
         truncated=~out.ended,
-        rows=row_table([{**row, "response": text} for row, text in zip(prompts.rows, engine.texts(), strict=True)]),
+        rows=row_table(engine.rows),
         batch_size=[rows],
         device=device if prompts.device is not None else None,
     )
@@ -155,9 +159,11 @@ class _Engine:
         compact_below: float,
         share_prompts: bool,
         fast: bool,
+        finished: Watcher | None,
     ) -> None:
         self.model, self.codec, self.sampling, self.prompts = model, codec, sampling, prompts
-        self.compact_below, self.share_prompts = compact_below, share_prompts
+        self.compact_below, self.share_prompts, self.finished = compact_below, share_prompts, finished
+        self.rows: list[dict[str, Any]] = [dict(row) for row in prompts.rows]
         self.device = prompts.prompt_ids.device
         self.lengths: list[int] = prompts.prompt_mask.sum(1).tolist()
         self.ends = torch.tensor(sorted({*codec.end_ids, *sampling.stop_tokens}), dtype=torch.int64, device=self.device)
@@ -200,11 +206,17 @@ class _Engine:
         seeds = self.prompts.seed[slots]
         decoder, logits, positions = self._prefill(chunk)
         alive = torch.ones(len(chunk), dtype=torch.bool, device=self.device)
+        running = len(chunk)
         for step in range(maximum):
             tokens = self._draw(logits, slots, seeds, alive, step)
+            before = alive.clone()
             self._end(tokens, slots, alive, step)
             live = int(alive.sum())
-            if live == 0 or step + 1 == maximum:
+            last = live == 0 or step + 1 == maximum
+            if live < running or last:
+                self._finish(slots[before if last else before & ~alive].tolist())
+                running = live
+            if last:
                 return
             if live <= self.compact_below * len(alive):
                 keep = alive.nonzero().squeeze(1)
@@ -282,16 +294,17 @@ class _Engine:
 
     # -- at the end --------------------------------------------------------------------------------------------------
 
-    def texts(self) -> list[str]:
-        """The text of every response, without its end token or stop string."""
-        tokens, lengths = self.out.tokens.tolist(), self.out.mask.sum(1).tolist()
-        texts = []
-        for row, (end_token, ended) in enumerate(
-            zip(self.out.end_token.tolist(), self.out.ended.tolist(), strict=True)
-        ):
-            ids = tokens[row][: lengths[row]]
+    def _finish(self, rows: list[int]) -> None:
+        """Write down the texts of these rows, without end token or stop string, and tell them."""
+        index = torch.tensor(rows, dtype=torch.int64, device=self.device)
+        out = self.out
+        state = (x[index].tolist() for x in (out.tokens, out.mask.sum(1), out.end_token, out.ended))
+        for row, tokens, length, end_token, ended in zip(rows, *state, strict=True):
+            ids = tokens[:length]
             if end_token:
-                texts.append(self.codec.decode(ids[:-1]))
+                text = self.codec.decode(ids[:-1])
             else:
-                texts.append(self.stops.text(ids) if ended else self.codec.decode(ids))
-        return texts
+                text = self.stops.text(ids) if ended else self.codec.decode(ids)
+            self.rows[row]["response"] = text
+            if self.finished is not None:
+                self.finished(dict(self.rows[row]))

@@ -1,23 +1,41 @@
 """Rewards: sources of judgement."""
 
 from fairlead.rewards.base import Reward, combine
+from fairlead.rewards.cosine import CosineVerifier, VerdictReward
 from fairlead.rewards.function import FunctionReward
 from fairlead.rewards.model import ModelReward
+from fairlead.rewards.pooled import PooledReward
 from fairlead.rewards.preference import FunctionOracle, Oracle, RewardOracle, WinRate
-from fairlead.rewards.rules import CheckReward, LengthReward, MustInclude, RepetitionPenalty, passes_check
+from fairlead.rewards.rules import CheckReward, LengthReward, MustInclude, RepetitionPenalty
+from fairlead.rewards.verify import (
+    CodeTestsReward,
+    ExactReward,
+    InstructionsReward,
+    JsonReward,
+    MathReward,
+    RegexReward,
+)
 
 __all__ = [
     "CheckReward",
+    "CodeTestsReward",
+    "CosineVerifier",
+    "ExactReward",
     "FunctionOracle",
     "FunctionReward",
+    "InstructionsReward",
+    "JsonReward",
     "LengthReward",
+    "MathReward",
     "ModelReward",
     "MustInclude",
     "Oracle",
+    "PooledReward",
+    "RegexReward",
     "RepetitionPenalty",
     "Reward",
     "RewardOracle",
+    "VerdictReward",
     "WinRate",
     "combine",
-    "passes_check",
 ]

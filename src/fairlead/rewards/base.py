@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
@@ -21,6 +22,12 @@ class Reward(Part, slot="reward"):
 
     def open(self, run: Opener, name: str) -> None:
         """Open whatever the source needs; called once before the first step."""
+
+    def begin(self, row: dict[str, Any]) -> None:
+        """A response is finished while others are still sampled: start judging it. The next call asks for the result.
+
+        `row` is what `samples.rows` will hold, unless the rollout changes it. A row may never be asked for.
+        """
 
     @abstractmethod
     def __call__(self, samples: Samples) -> Tensor:

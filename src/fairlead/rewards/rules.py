@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -10,9 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from fairlead.batch import Samples
+from fairlead.checks.texts import passes_check
 from fairlead.rewards.base import Reward
 
-__all__ = ["CheckReward", "LengthReward", "MustInclude", "RepetitionPenalty", "passes_check"]
+__all__ = ["CheckReward", "LengthReward", "MustInclude", "RepetitionPenalty"]
 
 
 class MustInclude(Reward, name="must-include"):
@@ -89,19 +89,3 @@ class CheckReward(Reward, name="check"):
             ],
             dtype=torch.float32,
         )
-
-
-def passes_check(check: dict[str, Any], text: str) -> bool:
-    """Whether a text contains all / any of the check's words (whole words, any case) and is no longer than its limit."""
-
-    def has(word: str) -> bool:
-        return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags=re.IGNORECASE) is not None
-
-    unknown = set(check) - {"all", "any", "max_words"}
-    if unknown:
-        raise ValueError(f"unknown check {sorted(unknown)}; use all, any, max_words")
-    return (
-        all(has(word) for word in check.get("all", ()))
-        and (not check.get("any") or any(has(word) for word in check["any"]))
-        and len(text.split()) <= check.get("max_words", float("inf"))
-    )

@@ -11,6 +11,8 @@ closures over live objects, so that a back end may send them to other processes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from fairlead.batch import AnyBatch, Batch, Prompts, Samples, take
 from fairlead.data import TextCodec
-from fairlead.generation import Sampling, VllmSpec
+from fairlead.generation import Sampling, VllmSpec, Watcher
 from fairlead.models import ModelKind, ModelSpec, load_tokenizer
 from fairlead.runtime.forward import Outputs
 from fairlead.runtime.optimiser import OptimiserSpec
@@ -87,6 +89,7 @@ class ModelGroup(ABC):
     """One model, or one set of model replicas, behind the verbs."""
 
     spec: GroupSpec
+    watcher: Watcher | None = None
 
     @cached_property
     def codec(self) -> TextCodec:
@@ -126,6 +129,15 @@ class ModelGroup(ABC):
     @abstractmethod
     def export(self, directory: Path, dtype: str | None = None) -> None:
         """Write an ordinary Hugging Face checkpoint with its tokenizer."""
+
+    @contextmanager
+    def watched(self, watcher: Watcher) -> Iterator[None]:
+        """While this is open, `watcher` is told rows as `generate` finishes them, on back ends that know before the end."""
+        self.watcher = watcher
+        try:
+            yield
+        finally:
+            self.watcher = None
 
     def close(self) -> None:  # noqa: B027 - a group in this process has nothing to give back
         """Give back processes and memory; the group cannot be used afterwards."""

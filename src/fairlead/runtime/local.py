@@ -27,7 +27,7 @@ class LocalGroup(ModelGroup):
         self.worker = ModelWorker(spec)
 
     def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
-        return self.worker.generate(prompts, sampling)
+        return self.worker.generate(prompts, sampling, self.watcher)
 
     def outputs(
         self, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, reference: bool = False

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairlead.batch import Batch, Prompts, Samples, take
 from fairlead.data import TextCodec
-from fairlead.generation import Sampling, VllmSampler, generate
+from fairlead.generation import Sampling, VllmSampler, Watcher, generate
 from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights
 from fairlead.runtime.forward import Outputs, forward
 from fairlead.runtime.group import GroupSpec, Trainable
@@ -60,13 +60,13 @@ class ModelWorker:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
-        """One response for each row."""
+    def generate(self, prompts: Prompts, sampling: Sampling, finished: Watcher | None = None) -> Samples:
+        """One response for each row; the own engine tells `finished` each of them early."""
         if self.sampler is not None:
             return self.sampler.generate(self.model, self.codec, prompts, sampling)
         self.model.eval()
         with self._precision():
-            return generate(self.model, self.codec, prompts.to(self.device), sampling).to("cpu")
+            return generate(self.model, self.codec, prompts.to(self.device), sampling, finished=finished).to("cpu")
 
     @torch.no_grad()
     def outputs(

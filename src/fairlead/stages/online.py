@@ -76,6 +76,9 @@ class Online(Stage, name="online"):
     optimiser: OptimiserSpec = Field(default_factory=OptimiserSpec, description="how the policy is trained")
     critic_optimiser: OptimiserSpec | None = Field(None, description="how the critic is trained; null: as the policy")
 
+    overlap: bool = Field(
+        True, description="judge responses that are finished while others are still sampled; changes speed only"
+    )
     steps: int = Field(100, ge=1, description="rollouts")
     batch_size: int = Field(64, ge=1, description="prompts in each rollout")
     epochs: int = Field(1, ge=1, description="passes over each rollout")
@@ -182,26 +185,46 @@ class Online(Stage, name="online"):
         """One rollout after another, judged and weighed, as many as the collection asks for; the last one's metrics stay."""
         for prompts in batches:
             with run.phase("rollout"):
-                samples = self.rollout(models.policy, prompts)
+                samples = self._roll_out(models.policy, prompts, looking)
             with run.phase("judge"):
                 experience = self._weigh(self._judge(samples, models, metrics))
                 if looking:
                     metrics |= self._monitor(samples)
             yield experience
 
+    def _roll_out(self, policy: ModelGroup, prompts: Prompts, looking: bool) -> Samples:
+        """Samples of the prompts; with `overlap` their judges begin with each of them as soon as it is finished."""
+        if not self.overlap:
+            return self.rollout(policy, prompts)
+        judges = [*self.rewards.values(), *(self.monitors.values() if looking else ())]
+        told = 0
+
+        def begin(row: dict[str, Any]) -> None:
+            nonlocal told
+            told += 1
+            for judge in judges:
+                judge.begin(row)
+
+        with policy.watched(begin):
+            samples = self.rollout(policy, prompts)
+        if not told:  # a sampler that hands over all rows at once; the models' passes can still be used
+            for row in samples.rows:
+                begin(row)
+        return samples
+
     def _judge(self, samples: Samples, models: _Models, metrics: dict[str, float]) -> Experience:
-        """Score the samples and fill in what the other models say about them."""
+        """Fill in what the models say about the samples, then score them: sources in other processes are at work meanwhile."""
         experience = Experience.from_samples(samples)
         temperature = self.rollout.temperature
-        for name, source in self.rewards.items():
-            experience.channels[name] = source(samples)
-            metrics |= {f"reward/{name}/{key}": value for key, value in source.metrics().items()}
         experience = experience.replace(logprobs=self._old_logprobs(samples, experience, models.policy, temperature))
         if models.critic is not None:
             experience = experience.replace(values=models.critic.values(experience))
         if self.regulariser.needs_reference:
             logprobs = reference_logprobs(models.policy, models.reference, experience, temperature)
             experience = experience.replace(reference_logprobs=logprobs)
+        for name, source in self.rewards.items():
+            experience.channels[name] = source(samples)
+            metrics |= {f"reward/{name}/{key}": value for key, value in source.metrics().items()}
         return experience
 
     def _old_logprobs(self, samples: Samples, experience: Experience, policy: ModelGroup, temperature: float) -> Tensor:

@@ -1,0 +1,51 @@
+"""Shipped arithmetic, and the pairs of answers of the evidence."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from fairlead.data import read, to_conversations, to_prompts
+from fairlead.worlds.arithmetic import PAIR_KINDS, answer_pairs, questions, save_questions
+
+SHIPPED = Path(str(resources.files("fairlead"))) / "assets" / "arithmetic"
+
+
+def test_what_is_shipped_is_what_is_generated(tmp_path: Path) -> None:
+    save_questions(tmp_path)
+    for split, records in zip(("train", "validation"), questions(), strict=True):
+        assert (tmp_path / f"{split}.jsonl").read_bytes() == (SHIPPED / f"{split}.jsonl").read_bytes()
+        assert f"`fairlead:arithmetic/{split}` ({len(records)}" in (SHIPPED / "README.md").read_text().replace(
+            " records", ""
+        )
+    assert json.dumps(questions()[0][0])
+
+
+def test_no_question_stands_in_both_sets() -> None:
+    train, validation = ({record["prompt"][0]["content"] for record in records} for records in questions())
+    assert not train & validation and len(train | validation) == 21 * 21 + 30 + 30
+
+
+def test_the_records_are_conversations_and_prompts() -> None:
+    table = read("fairlead:arithmetic/validation")
+    assert len(to_conversations(table)[0]) == len(to_prompts([table])[0]) == len(questions()[1])
+    assert all("answer" in record.columns for record in to_prompts([table])[0])
+
+
+def test_every_demonstration_is_right() -> None:
+    pytest.importorskip("math_verify")
+    from fairlead.checks.judging import decide
+
+    for record in questions()[1]:
+        assert decide(record["response"], [record["answer"]], "reward", True, 1) == 1.0, record
+
+
+def test_pairs() -> None:
+    pairs = answer_pairs(10, 0)
+    assert pairs == answer_pairs(10, 0) != answer_pairs(10, 1)
+    for kind in PAIR_KINDS:
+        right = [pair.right for pair in pairs if pair.kind == kind]
+        assert len(right) == 10 and sum(right) == 5
