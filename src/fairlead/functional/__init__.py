@@ -37,6 +37,7 @@ from fairlead.functional.masks import (
     sequence_reward,
     whiten,
 )
+from fairlead.functional.merging import drop_and_rescale, elect_and_average, keep_largest, slerp, weighted_sum
 from fairlead.functional.policy_losses import (
     cispo,
     clip_fraction,
@@ -81,6 +82,8 @@ __all__ = [
     "clipped_tokens",
     "discounted_returns",
     "dpo",
+    "drop_and_rescale",
+    "elect_and_average",
     "entropy",
     "exact_kl",
     "expected_calibration_error",
@@ -92,6 +95,7 @@ __all__ = [
     "group_relative",
     "gspo",
     "importance_ratio",
+    "keep_largest",
     "kl_estimate",
     "kl_loss",
     "last_token_index",
@@ -117,6 +121,7 @@ __all__ = [
     "segment_sum",
     "sequence_ratio",
     "sequence_reward",
+    "slerp",
     "spearman",
     "spread_segments",
     "token_logprobs",
@@ -126,6 +131,7 @@ __all__ = [
     "uniform",
     "value_loss",
     "weighted_r_squared",
+    "weighted_sum",
     "whiten",
     "wilson_interval",
 ]

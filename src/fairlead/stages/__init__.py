@@ -2,10 +2,11 @@
 
 from fairlead.stages.base import Stage
 from fairlead.stages.evaluate import Evaluate
+from fairlead.stages.merge import Merge
 from fairlead.stages.online import Online
 from fairlead.stages.preference import Preference
 from fairlead.stages.reward import RewardModel
 from fairlead.stages.supervised import Supervised
 from fairlead.stages.tokenizer import LearnTokenizer
 
-__all__ = ["Evaluate", "LearnTokenizer", "Online", "Preference", "RewardModel", "Stage", "Supervised"]
+__all__ = ["Evaluate", "LearnTokenizer", "Merge", "Online", "Preference", "RewardModel", "Stage", "Supervised"]
