@@ -54,6 +54,7 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
             "fairlead.functional.logprobs",
             "fairlead.functional.filtration",
             "fairlead.functional.macro",
+            "fairlead.functional.dynamics",
             "fairlead.functional.masks",
             "fairlead.functional.merging",
             "fairlead.functional.shaping",

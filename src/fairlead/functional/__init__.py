@@ -14,6 +14,14 @@ from fairlead.functional.advantages import (
     leave_one_out,
     remax,
 )
+from fairlead.functional.dynamics import (
+    dip_depth,
+    growth,
+    length_collapsed,
+    length_retention,
+    recovery_step,
+    running_mean,
+)
 from fairlead.functional.filtration import FILTERS, filter_weights, rank_weights, weighted_r_squared
 from fairlead.functional.kl import adaptive_coefficient, exact_kl, kl_estimate, kl_loss
 from fairlead.functional.logprobs import entropy, token_logprobs, token_logprobs_and_entropy
@@ -80,6 +88,7 @@ __all__ = [
     "cispo",
     "clip_fraction",
     "clipped_tokens",
+    "dip_depth",
     "discounted_returns",
     "dpo",
     "drop_and_rescale",
@@ -93,6 +102,7 @@ __all__ = [
     "gae",
     "group_mean",
     "group_relative",
+    "growth",
     "gspo",
     "importance_ratio",
     "keep_largest",
@@ -100,6 +110,8 @@ __all__ = [
     "kl_loss",
     "last_token_index",
     "leave_one_out",
+    "length_collapsed",
+    "length_retention",
     "length_segments",
     "macro_gae",
     "mask_out",
@@ -115,9 +127,11 @@ __all__ = [
     "place_at_last_token",
     "ppo_clip",
     "rank_weights",
+    "recovery_step",
     "reinforce",
     "reliability_curve",
     "remax",
+    "running_mean",
     "segment_sum",
     "sequence_ratio",
     "sequence_reward",
