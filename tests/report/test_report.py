@@ -162,6 +162,8 @@ def test_over_optimisation_is_seen(make_run: MakeRun) -> None:
         ("kl/k1", [1.0, 10.0, 20.5], "The policy is far from the reference"),
         ("length", [10.0, 12.0, 15.1], "Responses have grown much longer"),
         ("entropy", [2.0, 1.0, 0.5], "Entropy has collapsed"),
+        ("length", [10.0, 5.0] + [6.0] * 20, "Responses collapsed at the start"),
+        ("score", [1.0] + [0.0] * 10 + [2.0] * 20, "The reward fell before it rose"),
     ],
 )
 def test_each_warning_by_itself(tmp_path: Path, metric: str, values: list[float], title: str) -> None:
@@ -176,6 +178,10 @@ def test_each_warning_by_itself(tmp_path: Path, metric: str, values: list[float]
         ("kl/k1", [1.0, 20.0]),
         ("length", [10.0, 15.0]),
         ("entropy", [2.0, 0.61]),
+        ("length", [10.0, 5.0] + [6.0] * 17),
+        ("length", [10.0, 9.0] + [8.0] * 28),
+        ("score", [1.0] * 10 + [0.9] * 10 + [2.0] * 10),
+        ("score", [1.0] + [0.0] * 29),
         ("policy/clip_fraction", [0.3]),
     ],
 )

@@ -6,11 +6,13 @@ Does not know: what is compared with what.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fairlead.models import ModelSpec
@@ -44,7 +46,7 @@ class Outcome:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """What it logged, a row a step."""
-        return read_json_lines(self.directory / "metrics.jsonl")
+        return [row for row in read_json_lines(self.directory / "metrics.jsonl") if row["stage"] == self.stage]
 
     @cached_property
     def log_policy(self) -> Tensor:
@@ -75,6 +77,20 @@ class Laboratory:
         """A model to ask, not to train."""
         return open_group(GroupSpec(role="asked", model=ModelSpec(path=str(model)), kind=kind), RuntimeSpec(threads=1))
 
+    def demonstrations(self, log_distribution: Tensor, count: int, seed: int) -> Path:
+        """A file of `count` responses drawn from a distribution, [X, Y], whose prompts take turns; none is empty."""
+        generator = torch.Generator().manual_seed(seed)
+        distribution = self.world.without_empty(log_distribution).exp()
+        prompts = [index % len(self.world.prompts) for index in range(count)]
+        drawn = torch.multinomial(distribution[prompts], 1, generator=generator).squeeze(1).tolist()
+        path = new_directory(self.folder, "demonstrations.jsonl")
+        rows = [
+            {"prompt": self.world.prompts[x], "response": self.world.texts[y]}
+            for x, y in zip(prompts, drawn, strict=True)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
     def pairs(self, count: int, seed: int) -> Path:
         """A file of preference pairs drawn from the reference policy."""
         path = self.folder / f"pairs-{count}-{seed}.jsonl"
@@ -83,17 +99,21 @@ class Laboratory:
     def run(self, stage: Mapping[str, Any], seed: int = 0, name: str = "run") -> Outcome:
         """Run one stage, beginning from the reference policy, as a recipe of its own."""
         identifier = str(stage["part"])
+        return self.run_all({identifier: {"model": str(self.reference), **stage}}, seed, name)[identifier]
+
+    def run_all(self, stages: Mapping[str, Mapping[str, Any]], seed: int = 0, name: str = "run") -> dict[str, Outcome]:
+        """Run several stages as one recipe, in which later ones may begin from `stage:ID`."""
         recipe = Recipe.model_validate(
             {
                 "name": name,
                 "seed": seed,
                 "runtime": {"threads": 1},
-                "stages": {identifier: {"model": str(self.reference), "save_every": 0, **stage}},
+                "stages": {identifier: {"save_every": 0, **stage} for identifier, stage in stages.items()},
             }
         )
         directory = new_directory(self.folder, name)
         execute(recipe, directory, quiet=True)
-        return Outcome(self, directory, identifier)
+        return {identifier: Outcome(self, directory, identifier) for identifier in stages}
 
     def online(
         self, steps: int, batch_size: int = 48, n: int = 4, rate: float = 3e-3, **changes: Any

@@ -14,6 +14,14 @@ from fairlead.functional.advantages import (
     leave_one_out,
     remax,
 )
+from fairlead.functional.dynamics import (
+    dip_depth,
+    growth,
+    length_collapsed,
+    length_retention,
+    recovery_step,
+    running_mean,
+)
 from fairlead.functional.filtration import FILTERS, filter_weights, rank_weights, weighted_r_squared
 from fairlead.functional.kl import adaptive_coefficient, exact_kl, kl_estimate, kl_loss
 from fairlead.functional.logprobs import entropy, token_logprobs, token_logprobs_and_entropy
@@ -37,6 +45,7 @@ from fairlead.functional.masks import (
     sequence_reward,
     whiten,
 )
+from fairlead.functional.merging import drop_and_rescale, elect_and_average, keep_largest, slerp, weighted_sum
 from fairlead.functional.policy_losses import (
     cispo,
     clip_fraction,
@@ -80,8 +89,11 @@ __all__ = [
     "cispo",
     "clip_fraction",
     "clipped_tokens",
+    "dip_depth",
     "discounted_returns",
     "dpo",
+    "drop_and_rescale",
+    "elect_and_average",
     "entropy",
     "exact_kl",
     "expected_calibration_error",
@@ -92,13 +104,17 @@ __all__ = [
     "gae",
     "group_mean",
     "group_relative",
+    "growth",
     "gspo",
     "importance_ratio",
     "inpo",
+    "keep_largest",
     "kl_estimate",
     "kl_loss",
     "last_token_index",
     "leave_one_out",
+    "length_collapsed",
+    "length_retention",
     "length_segments",
     "macro_gae",
     "mask_out",
@@ -116,12 +132,15 @@ __all__ = [
     "place_at_last_token",
     "ppo_clip",
     "rank_weights",
+    "recovery_step",
     "reinforce",
     "reliability_curve",
     "remax",
+    "running_mean",
     "segment_sum",
     "sequence_ratio",
     "sequence_reward",
+    "slerp",
     "spearman",
     "spread_segments",
     "token_logprobs",
@@ -131,6 +150,7 @@ __all__ = [
     "uniform",
     "value_loss",
     "weighted_r_squared",
+    "weighted_sum",
     "whiten",
     "wilson_interval",
     "win_rates",

@@ -1,5 +1,6 @@
 """Models: loading, saving, heads and adapters of Hugging Face checkpoints."""
 
+from fairlead.models.checkpoints import Checkpoint, write_checkpoint
 from fairlead.models.load import (
     LoraSpec,
     ModelError,
@@ -17,6 +18,7 @@ from fairlead.models.load import (
 )
 
 __all__ = [
+    "Checkpoint",
     "LoraSpec",
     "ModelError",
     "ModelKind",
@@ -30,4 +32,5 @@ __all__ = [
     "merged_weights",
     "plain_model",
     "resolve_path",
+    "write_checkpoint",
 ]

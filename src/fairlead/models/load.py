@@ -38,6 +38,7 @@ __all__ = [
     "adapter_off",
     "backbone",
     "checkpoint_weights",
+    "copy_tokenizer",
     "export_model",
     "load_model",
     "load_tokenizer",
@@ -257,6 +258,11 @@ def export_model(model: Any, directory: Path, source: ModelSpec, dtype: str | No
             config = copy.deepcopy(inner.config)
             config.dtype = dtype
             config.save_pretrained(directory)
+    copy_tokenizer(source, directory)
+
+
+def copy_tokenizer(source: ModelSpec, directory: Path) -> None:
+    """Put the tokenizer of a model beside the weights in `directory`."""
     tokenizer_path = Path(resolve_path(source.tokenizer or source.path))
     if tokenizer_path.is_dir():
         for file in tokenizer_path.iterdir():

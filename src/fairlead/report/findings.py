@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fairlead import functional
 from fairlead.report.numbers import format_number, format_percent
 from fairlead.report.read import Curve, RunData, StageData, mean_of, number
 
@@ -20,6 +21,7 @@ __all__ = ["RULES", "Finding", "findings", "trained_channels"]
 TRUNCATED, LENGTH_GROWTH, KL_NATS, ENTROPY_LEFT = 0.20, 0.50, 20.0, 0.30
 RULES = {"longer": "longer wins", "shorter": "shorter wins", "bag_of_words": "bag of words"}
 CLIPPED, FAILED, CALIBRATION, LENGTH_CORRELATION = 0.30, 0.01, 0.10, 0.50
+DEEP, SHORTEST_CURVE = 0.20, 20  # of a shorter curve the first tenth is a single step
 REPETITION, EMPTY, VARIETY_LOST = 0.20, 0.02, 0.25
 
 
@@ -103,6 +105,26 @@ def _curves(stage: StageData) -> list[Finding]:
             f"From {format_number(length.first())} to {format_number(length.last())} tokens ({_percent(length.last() / length.first() - 1)} more).",
             "Compare length and judge: if only the trained reward likes it, add a length penalty or train the reward on length-balanced pairs.",
         )
+    if (
+        length.values.size >= SHORTEST_CURVE
+        and length.first() > 0
+        and functional.length_collapsed(length.values.tolist())
+    ):
+        add(
+            "Responses collapsed at the start",
+            f"They fell to {_percent(functional.length_retention(length.values.tolist()))} of their first length at once and did not recover.",
+            "See whether the reward likes short answers; begin from a model between the imitations and their base (stage `merge`).",
+        )
+    rewards = score.values.tolist()
+    if len(rewards) >= SHORTEST_CURVE and rewards[-1] > rewards[0]:
+        depth, regained = functional.dip_depth(rewards), functional.recovery_step(rewards)
+        if regained is not None and DEEP < depth < float("inf"):
+            add(
+                "The reward fell before it rose",
+                f"The fall was {_percent(depth)} of the later rise, and made good after {format_number(float(score.steps[regained]))} steps.",
+                "Warm up the critic, lower the learning rate, or begin from a model nearer to the base (stage `merge`).",
+                serious=False,
+            )
     kl = stage.curve("kl/k1")
     if kl and kl.last() > KL_NATS:
         add(

@@ -205,7 +205,7 @@ class StageRun:
             optimiser = optimiser.model_copy(update={"total_steps": total_steps})
         spec = GroupSpec(
             role=role,
-            model=self._resolve(model),
+            model=self.resolve(model),
             kind=kind,
             optimiser=optimiser,
             labels=labels,
@@ -222,9 +222,10 @@ class StageRun:
 
     def codec(self, model: ModelSpec) -> TextCodec:
         """The tokenizer of a model that need not be open."""
-        return TextCodec(load_tokenizer(self._resolve(model)))
+        return TextCodec(load_tokenizer(self.resolve(model)))
 
-    def _resolve(self, model: ModelSpec) -> ModelSpec:
+    def resolve(self, model: ModelSpec) -> ModelSpec:
+        """The model with every `stage:ID` in it as a directory."""
         tokenizer = self.run.model_path(model.tokenizer) if model.tokenizer else None
         return model.model_copy(update={"path": self.run.model_path(model.path), "tokenizer": tokenizer})
 

@@ -2,6 +2,7 @@
 
 from fairlead.stages.base import Stage
 from fairlead.stages.evaluate import Evaluate
+from fairlead.stages.merge import Merge
 from fairlead.stages.online import Online
 from fairlead.stages.preference import Preference
 from fairlead.stages.reward import RewardModel
@@ -12,6 +13,7 @@ from fairlead.stages.tokenizer import LearnTokenizer
 __all__ = [
     "Evaluate",
     "LearnTokenizer",
+    "Merge",
     "Online",
     "Preference",
     "PreferenceRounds",
