@@ -33,7 +33,7 @@ class MacroActions(OnlineExperiment, name="ma-rlhf"):
     recipe: ClassVar[dict[str, Any]] = {"credit": {"part": "macro-gae", "length": 2}}
     remarks: ClassVar[str] = (
         "The paper's gain is credit over hundreds of tokens. Responses of this world have at most three, all of which matter, "
-        "so there is little distance to shorten: a strong test of harm, a weak one of the benefit."
+        "so there is little distance to shorten: a strong test of harm, a weak one of the benefit. The two come out alike within their spread."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:

@@ -36,6 +36,12 @@ class PolicyFiltrationExperiment(Experiment, name="pf-ppo"):
     )
     baseline: ClassVar[str] = "PPO on all 5 samples, the same in all else"
     rules: ClassVar[tuple[Rule, ...]] = (Better("disagreement", 1.0), Better("shortfall", 0.95, except_for=1))
+    remarks: ClassVar[str] = (
+        "R² is larger for the filter in 7 of 10 worlds, as the paper finds, but the policy is no better for it: the noise is drawn anew every "
+        "time and each of the 85 responses is judged many times, so that learning from all averages it out, while the filter leaves out three "
+        "of five samples, and among unclear ones keeps those with the luckiest noise. A reward model errs the same way on every look, over "
+        "responses that never come twice; this world has neither."
+    )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         lab = laboratory(seed, folder)

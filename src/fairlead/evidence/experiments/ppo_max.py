@@ -47,6 +47,12 @@ class PPOMax(Experiment, name="ppo-max"):
     )
     baseline: ClassVar[str] = "PPO without KL, normalisation, cut, value clip and warm-up"
     rules: ClassVar[tuple[Rule, ...]] = (Better("loss_of_truth", 0.9, except_for=1), Better("kl", 0.9))
+    remarks: ClassVar[str] = (
+        "It stays nearer to the reference in the mean, not in every world, and loses more of the true reward, not less. Both sides find "
+        "the optimum of the reward they are given within 60 rollouts. The cut at 0.8 deviations makes the best responses equal to good ones, which costs "
+        "true reward, and 0.1 nats' worth of penalty is little beside a normalised score. The collapse of language that the paper's "
+        "stabilisers prevent in long training has no counterpart in 85 responses."
+    )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         lab = laboratory(seed, folder)
