@@ -121,3 +121,7 @@ def test_units() -> None:
     for text in ("blub", "m+s", "", "m^", "__import__('os')"):
         with pytest.raises(UnitError):
             convert(1, text, "m")
+
+
+def test_an_answer_that_takes_for_ever_is_wrong() -> None:
+    assert not equivalent("9^{9^{9^{9}}}", "5")

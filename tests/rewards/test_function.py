@@ -140,7 +140,7 @@ def test_functions_run_in_other_processes(functions: str) -> None:
 
 
 def test_processes_end_when_the_reward_is_closed_or_opened_again(functions: str) -> None:
-    reward = FunctionReward(function=f"{functions}:process", workers=1)
+    reward = FunctionReward(function=f"{functions}:process", workers=3)  # a pool that no other test shares
     reward.close()  # never opened
     (first,) = ask(reward, "a")
     (second,) = ask(reward, "b")

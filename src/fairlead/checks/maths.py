@@ -22,6 +22,8 @@ Preset = Literal["reward", "evaluation"]
 _BOXED = "\\boxed{"
 _ANSWER = re.compile(r"(?:final answer|answer)\s*(?:is|:)\s*(.+?)\.?\s*$", re.IGNORECASE | re.MULTILINE)
 _QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*([A-Za-zµμ°Ω%][\w^/*·µμ°Ω-]*)", re.IGNORECASE)
+_PATIENCE = 5
+"""Seconds for an evaluation, as the library has them for a parse and a comparison."""
 _SAMPLES = (0.37, 1.91, 2.73, 3.59)
 """Where two expressions are compared; generic points, at which roots of ordinary problems do not lie."""
 
@@ -59,8 +61,8 @@ def equal(
 
 
 @cache
-def _library() -> Any:
-    return importlib.import_module("math_verify")
+def _library(module: str = "") -> Any:
+    return importlib.import_module(f"math_verify.{module}".rstrip("."))
 
 
 @cache
@@ -104,6 +106,8 @@ def equivalent(answer: str, gold: str, decimals: int = 2) -> bool:
     A missing unit is fine, an incompatible one is not. Rounding counts when both agree to at least `decimals` decimals of
     a number of magnitude 1 or more, or to as many significant figures below it (or else 0.004 would be 0.00).
 
+    An evaluation of more than 5 s is false.
+
     Source: the rules stated to the judge of CoSineVerifier (arXiv 2512.01224), made a program; the four points are this
     package's own.
     """
@@ -119,6 +123,15 @@ def equivalent(answer: str, gold: str, decimals: int = 2) -> bool:
     left, right = _expression(answer), _expression(gold)
     if left is None or right is None:
         return " ".join(answer.split()).casefold() == " ".join(gold.split()).casefold()
+    try:
+        return bool(_library("utils").timeout(_PATIENCE)(_same_value)((answer, left), (gold, right), decimals))
+    except _library("errors").TimeoutException:
+        return False
+
+
+def _same_value(ours: tuple[str, Any], theirs: tuple[str, Any], decimals: int) -> bool:
+    """Whether two expressions (as written, and parsed) are the same number, or the same function at four points."""
+    (answer, left), (gold, right) = ours, theirs
     if left.free_symbols != right.free_symbols:
         return False
     if not right.free_symbols:

@@ -69,9 +69,8 @@ def run_script(program: str, stdin: str, limits: Limits) -> str | None:
         given.seek(0)
         process, report = _start({"mode": "script", "program": program}, limits, given, subprocess.PIPE)
     try:
-        _ready(process, report, deadline, limits)
         assert process.stdout is not None
-        output = _read(process.stdout, deadline, limits.output)
+        output = _read(process.stdout, deadline, limits.output) if _ready(report, deadline, limits) else None
         if output is None:
             return None
         return output.decode(errors="replace") if process.wait(max(0.0, deadline - time.monotonic())) == 0 else None
@@ -99,10 +98,9 @@ def judge_functions(program: str, names: list[str], tests: list[str], limits: Li
         for pipe in (served.stdin, served.stdout):
             assert pipe is not None
             pipe.close()  # now each end is held by one process, so that the end of one is the end of the other's input
-        _ready(served, asked, deadline, limits)
-        _ready(judging, report, deadline, limits)
+        ready = _ready(asked, deadline, limits) and _ready(report, deadline, limits)
         verdicts = b""
-        while len(verdicts) < len(tests):
+        while ready and len(verdicts) < len(tests):
             more = _read(report, deadline, 1, some=True)
             if not more:
                 break
@@ -128,7 +126,7 @@ def _start(order: dict[str, Any], limits: Limits, stdin: Any, stdout: Any) -> tu
             file.write(json.dumps(order).encode())
             file.seek(0)
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", _INSIDE, str(file.fileno()), str(write)],
+                [sys.executable, "-s", "-P", "-S", "-B", _INSIDE, str(file.fileno()), str(write)],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=subprocess.DEVNULL,
@@ -145,15 +143,15 @@ def _start(order: dict[str, Any], limits: Limits, stdin: Any, stdout: Any) -> tu
     return process, os.fdopen(read, "rb", buffering=0)
 
 
-def _ready(process: subprocess.Popen[bytes], report: IO[bytes], deadline: float, limits: Limits) -> None:
-    """Wait until the process says which doors are open. Nothing of the program has run by then."""
+def _ready(report: IO[bytes], deadline: float, limits: Limits) -> bool:
+    """Wait until the process says which doors are open, before anything of the program runs; False when time is up."""
     line = b""
     while not line.endswith(b"\n"):
         more = _read(report, deadline, 1, some=True)
+        if more is None:
+            return False
         if not more:
-            raise SandboxError(
-                f"the sandbox did not start within {limits.seconds:g} s and {limits.megabytes} MB: allow more of either"
-            )
+            raise SandboxError(f"the sandbox did not start with {limits.megabytes} MB: allow more")
         line += more
     missing = json.loads(line)
     if missing and limits.isolation == "require":
@@ -161,6 +159,7 @@ def _ready(process: subprocess.Popen[bytes], report: IO[bytes], deadline: float,
             f"this system cannot isolate a program's {', '.join(missing)} (needed: Linux 5.13 or later with Landlock and "
             "seccomp, on x86-64 or ARM64): run elsewhere, or set isolation: best-effort if you trust the programs"
         )
+    return True
 
 
 def _read(pipe: IO[bytes], deadline: float, most: int, some: bool = False) -> bytes | None:
