@@ -55,6 +55,7 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
             "fairlead.functional.filtration",
             "fairlead.functional.macro",
             "fairlead.functional.masks",
+            "fairlead.functional.monitoring",
             "fairlead.functional.shaping",
             "fairlead.functional.statistics",
             "fairlead.functional.random",

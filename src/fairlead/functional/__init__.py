@@ -37,6 +37,7 @@ from fairlead.functional.masks import (
     sequence_reward,
     whiten,
 )
+from fairlead.functional.monitoring import goodness_of_fit, repeated_ngrams
 from fairlead.functional.policy_losses import (
     cispo,
     clip_fraction,
@@ -88,6 +89,7 @@ __all__ = [
     "filter_weights",
     "fixed_segments",
     "gae",
+    "goodness_of_fit",
     "group_mean",
     "group_relative",
     "gspo",
@@ -114,6 +116,7 @@ __all__ = [
     "reinforce",
     "reliability_curve",
     "remax",
+    "repeated_ngrams",
     "segment_sum",
     "sequence_ratio",
     "sequence_reward",

@@ -1,6 +1,7 @@
 """Worlds: small places whose true answers are known exactly."""
 
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
+from fairlead.worlds.flawed import FlawedReward
 from fairlead.worlds.token_world import TokenWorld
 
-__all__ = ["ExactGap", "TokenWorld", "TokenWorldReward", "UnsureReward", "exact_figures"]
+__all__ = ["ExactGap", "FlawedReward", "TokenWorld", "TokenWorldReward", "UnsureReward", "exact_figures"]
