@@ -57,6 +57,7 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
             "fairlead.functional.dynamics",
             "fairlead.functional.masks",
             "fairlead.functional.merging",
+            "fairlead.functional.monitoring",
             "fairlead.functional.shaping",
             "fairlead.functional.statistics",
             "fairlead.functional.random",

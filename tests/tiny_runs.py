@@ -48,9 +48,9 @@ def tiny_recipe(stages: dict[str, Any], **others: Any) -> Recipe:
     return Recipe.model_validate({"name": "tiny", "runtime": {"threads": 1}, "stages": stages, **others})
 
 
-def run_stages(directory: Path, stages: dict[str, Any], **others: Any) -> Run:
+def run_stages(directory: Path, stages: dict[str, Any], quiet: bool = True, **others: Any) -> Run:
     """Run stages in `directory`."""
-    return execute(tiny_recipe(stages, **others), directory, quiet=True)
+    return execute(tiny_recipe(stages, **others), directory, quiet=quiet)
 
 
 def logged(directory: Path, stage: str | None = None) -> list[dict[str, Any]]:
@@ -66,13 +66,14 @@ def exported(directory: Path, stage: str) -> dict[str, Tensor]:
 
 
 def assert_same_run(one: Path, other: Path, stages: list[str]) -> None:
-    """Weights, metrics (but for times) and samples are equal to the last bit."""
+    """Weights, metrics (but for times), samples and warnings are equal to the last bit."""
     for stage in stages:
         first, second = exported(one, stage), exported(other, stage)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[name], second[name]) for name in first), stage
     assert json.dumps(logged(one)) == json.dumps(logged(other))  # as text, where NaN equals NaN
-    assert (one / "samples.jsonl").read_bytes() == (other / "samples.jsonl").read_bytes()
+    for file in ("samples.jsonl", "warnings.jsonl"):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
 
 
 class ShareOf(Reward, name="test-share-of"):

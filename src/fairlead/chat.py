@@ -53,8 +53,8 @@ class Conversation:
         self._opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._turns: list[Message] = []
         self._answers = 0
-        context = getattr(self.group.worker.model.config, "max_position_embeddings", None)
-        self._room = None if context is None else max(int(context) - sampling.maximum_tokens, 1)
+        context = self.group.context
+        self._room = None if context is None else max(context - sampling.maximum_tokens, 1)
 
     def reset(self) -> None:
         """Forget what was said."""

@@ -46,6 +46,7 @@ from fairlead.functional.masks import (
     whiten,
 )
 from fairlead.functional.merging import drop_and_rescale, elect_and_average, keep_largest, slerp, weighted_sum
+from fairlead.functional.monitoring import goodness_of_fit, repeated_ngrams
 from fairlead.functional.policy_losses import (
     cispo,
     clip_fraction,
@@ -102,6 +103,7 @@ __all__ = [
     "filter_weights",
     "fixed_segments",
     "gae",
+    "goodness_of_fit",
     "group_mean",
     "group_relative",
     "growth",
@@ -136,6 +138,7 @@ __all__ = [
     "reinforce",
     "reliability_curve",
     "remax",
+    "repeated_ngrams",
     "running_mean",
     "segment_sum",
     "sequence_ratio",

@@ -23,9 +23,9 @@ from fairlead.generation.decoders import Decoder, FastDecoder, PlainDecoder, fas
 from fairlead.generation.filters import choose, filtered_logits
 from fairlead.generation.sampling import Sampling
 from fairlead.generation.stops import StopStrings
-from fairlead.models import plain_model
+from fairlead.models import context_of, plain_model
 
-__all__ = ["Codec", "ContextError", "Watcher", "check_lengths", "context_of", "generate"]
+__all__ = ["Codec", "ContextError", "Watcher", "check_lengths", "generate"]
 
 TOKEN_BUDGET = 131_072
 COMPACT_BELOW = 0.75
@@ -81,7 +81,7 @@ def generate(
     """
     rows, device = int(prompts.batch_size[0]), prompts.prompt_ids.device
     engine = _Engine(plain_model(model), codec, sampling, prompts, compact_below, share_prompts, fast, finished)
-    check_lengths(engine.lengths, sampling.maximum_tokens, context_of(engine.model))
+    check_lengths(engine.lengths, sampling.maximum_tokens, context_of(engine.model.config))
     was_training = engine.model.training
     engine.model.eval()
     try:
@@ -105,13 +105,6 @@ def generate(
         batch_size=[rows],
         device=device if prompts.device is not None else None,
     )
-
-
-def context_of(model: Any) -> int | None:
-    """How many positions the model's context holds; None where its configuration does not say."""
-    config = plain_model(model).config.get_text_config(decoder=True)
-    limit: int | None = getattr(config, "max_position_embeddings", None)
-    return limit
 
 
 def check_lengths(lengths: list[int], maximum_tokens: int, limit: int | None) -> None:

@@ -26,10 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, distributed
 
 from fairlead.batch import Prompts, Samples, right_pad, row_table
-from fairlead.generation.engine import Codec, check_lengths, context_of
+from fairlead.generation.engine import Codec, check_lengths
 from fairlead.generation.sampling import Sampling
 from fairlead.generation.stops import StopStrings
-from fairlead.models import checkpoint_weights, plain_model
+from fairlead.models import checkpoint_weights, context_of, plain_model
 
 __all__ = ["VllmSampler", "VllmSpec"]
 
@@ -134,7 +134,7 @@ class VllmSampler:
         Raises: ContextError when a prompt and `maximum_tokens` exceed the context; ValueError for an empty prompt.
         """
         prompts = prompts.to("cpu")
-        limit = self.spec.context or context_of(model)
+        limit = self.spec.context or context_of(plain_model(model).config)
         check_lengths(prompts.prompt_mask.sum(1).tolist(), sampling.maximum_tokens, limit)
         ends = sorted({*codec.end_ids, *sampling.stop_tokens})
         requests = [

@@ -132,6 +132,29 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(spec: ModelSpec) -> Any:
+    """The configuration of a model, without its weights. Raises ModelError when nothing can be opened at the path."""
+    if spec.initialise is not None:
+        fields = dict(spec.initialise)
+        if "model_type" not in fields:
+            raise ModelError("initialise: `model_type` is missing (llama, qwen2, gpt2, …)")
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    path = resolve_path(spec.path)
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no model at {path!r}: {_first_line(error)} — write a directory that holds config.json and safetensors, "
+            "a hub name, or fairlead:base"
+        ) from error
+
+
+def context_of(config: Any) -> int | None:
+    """How many positions the context of a model holds; None where its configuration does not say."""
+    limit: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return limit
+
+
 def load_model(spec: ModelSpec, kind: ModelKind = "causal", labels: int = 1) -> PreTrainedModel:
     """The model that `spec` describes, in evaluation mode.
 
@@ -143,24 +166,13 @@ def load_model(spec: ModelSpec, kind: ModelKind = "causal", labels: int = 1) -> 
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     # Not every model has every implementation: Gemma-2 caps its attention logits, which sdpa cannot.
     attention = None if spec.attention == "auto" else spec.attention
+    config = load_config(spec)
+    _configure(config, spec, kind, labels)
     if spec.initialise is not None:
-        fields = dict(spec.initialise)
-        if "model_type" not in fields:
-            raise ModelError("initialise: `model_type` is missing (llama, qwen2, gpt2, …)")
-        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-        _configure(config, spec, kind, labels)
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
         new_head = True
     else:
         path = resolve_path(spec.path)
-        try:
-            config = AutoConfig.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"no model at {path!r}: {_first_line(error)} — write a directory that holds config.json and safetensors, "
-                "a hub name, or fairlead:base"
-            ) from error
-        _configure(config, spec, kind, labels)
         try:
             with _quiet():
                 model, report = auto.from_pretrained(

@@ -51,12 +51,27 @@ def findings(run: RunData) -> list[Finding]:
     found: list[Finding] = []
     trained = trained_channels(run)
     for stage in run.stages:
-        found += _curves(stage)
+        told = _warnings(stage)
+        titles = {finding.title for finding in told}
+        found += told + [finding for finding in _curves(stage) if finding.title not in titles]
         if stage.part == "reward":
             found += _reward_model(stage)
         if stage.channels:
             found += _evaluation(stage, trained)
     return sorted(found, key=lambda finding: not finding.serious)
+
+
+def _warnings(stage: StageData) -> list[Finding]:
+    """What detectors said while the stage ran: one finding for each title, with every step at which it was said."""
+    by_title: dict[str, list[dict[str, Any]]] = {}
+    for row in stage.warnings:
+        by_title.setdefault(str(row.get("title")), []).append(row)
+    found = []
+    for title, rows in by_title.items():
+        steps = ", ".join(str(row.get("step")) for row in rows)
+        where = f"At step {steps}" if len(rows) == 1 else f"At steps {steps}; the first time"
+        found.append(Finding(stage.id, title, f"{where}: {rows[0].get('what')}", str(rows[0].get("remedy"))))
+    return found
 
 
 def _curves(stage: StageData) -> list[Finding]:

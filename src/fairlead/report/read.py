@@ -61,6 +61,8 @@ class StageData:
     settings: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    """What detectors said while the stage ran."""
     result: dict[str, Any] | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -145,6 +147,8 @@ def read_run(directory: Path) -> RunData:
     run.recipe_text, run.recipe = _recipe(directory / "recipe.yaml", run.missing)
     rows = _lines(directory / "metrics.jsonl", run.missing)
     samples = _lines(directory / "samples.jsonl", run.missing)
+    # Runs of earlier versions have no such file, and nothing is missing.
+    warnings = _lines(directory / "warnings.jsonl", run.missing) if (directory / "warnings.jsonl").exists() else []
     planned = run.recipe.get("stages")
     planned = planned if isinstance(planned, dict) else {}
     folders = sorted(p.name for p in (directory / "stages").glob("*") if p.is_dir() and not p.name.startswith("."))
@@ -155,6 +159,7 @@ def read_run(directory: Path) -> RunData:
         stage.settings = settings if isinstance(settings, dict) else {}
         stage.rows = [row for row in rows if str(row.get("stage", "run")) == identifier]
         stage.samples = [row for row in samples if str(row.get("stage", "run")) == identifier]
+        stage.warnings = [row for row in warnings if str(row.get("stage", "run")) == identifier]
         file = directory / "stages" / identifier / "result.json"
         if file.exists():
             stage.result = _object(file, run.missing) or None

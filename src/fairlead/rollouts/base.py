@@ -31,6 +31,11 @@ class Rollout(Part, slot="rollout"):
         """The temperature at which training computes log-probabilities; that of the sampler where it makes sense."""
         return 1.0
 
+    @property
+    def maximum_tokens(self) -> int:
+        """The longest response, tokens: what a prompt must leave of the context. 0 where it is not known."""
+        return 0
+
     def logprobs(self, samples: Samples) -> Tensor | None:
         """[B, T] log-probabilities at `temperature` as the sampler found them; None where it cannot say."""
         return samples.logprobs if self.temperature == 1.0 else None

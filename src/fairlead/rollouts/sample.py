@@ -36,6 +36,10 @@ class SampleRollout(Rollout, name="sample"):
     def temperature(self) -> float:
         return self.sampling.temperature or 1.0
 
+    @property
+    def maximum_tokens(self) -> int:
+        return self.sampling.maximum_tokens
+
     def logprobs(self, samples: Samples) -> Tensor | None:
         # Forbidding the end for a while changes the distribution as a filter does.
         if self.temperature == self.sampling.temperature and not (

@@ -40,6 +40,12 @@ class RunConsole:
         """A remark in a line of its own."""
         self.console.print(f"  {text}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
+    def warn(self, where: str, title: str, what: str, remedy: str) -> None:
+        """Something that a person should know now, and what to do about it."""
+        self.console.print(f"! {where}: {title}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"  {what}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"  What to do: {remedy}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
     def begin(self, stage: str, total: int, done: int = 0) -> None:
         """Show a new stage of `total` steps."""
         self.end()

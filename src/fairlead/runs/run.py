@@ -6,6 +6,7 @@ Does not know: what the stages do.
     RUN/recipe.yaml            the resolved recipe
     RUN/metrics.jsonl          one line a step: stage, step, time, metrics
     RUN/samples.jsonl          sample texts
+    RUN/warnings.jsonl         what detectors found: stage, step, detector, title, what, remedy
     RUN/tensorboard/
     RUN/stages/ID/checkpoints/step-000100/   training state
     RUN/stages/ID/model/       what the stage made, an ordinary Hugging Face checkpoint
@@ -21,7 +22,7 @@ import pickle
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -85,6 +86,7 @@ class Run:
         directory.mkdir(parents=True, exist_ok=True)
         self.metrics = JsonLines(directory / "metrics.jsonl")
         self.samples = JsonLines(directory / "samples.jsonl")
+        self.warnings = JsonLines(directory / "warnings.jsonl")
         self.sinks = MetricSinks(directory / "tensorboard", trackers or [], name, config or {})
         self.results: dict[str, dict[str, Any]] = {}
         self.stopping = False
@@ -96,6 +98,19 @@ class Run:
         context = StageRun(self, identifier, part)
         context.begin()
         return context
+
+    def positions(self) -> dict[str, int]:
+        """How long each log file is."""
+        return {name: log.position() for name, log in self._logs.items()}
+
+    def cut_back(self, positions: dict[str, Any]) -> None:
+        """Forget what the log files hold behind `positions`; a file that they do not name was empty then."""
+        for name, log in self._logs.items():
+            log.cut_back(positions.get(name, 0))
+
+    @property
+    def _logs(self) -> dict[str, JsonLines]:
+        return {"metrics": self.metrics, "samples": self.samples, "warnings": self.warnings}
 
     def model_path(self, path: str) -> str:
         """`stage:ID` as the directory of what that stage made; anything else unchanged."""
@@ -128,8 +143,8 @@ class Run:
     def close(self) -> None:
         """Close files and writers."""
         self.console.end()
-        self.metrics.close()
-        self.samples.close()
+        for log in self._logs.values():
+            log.close()
         self.sinks.close()
 
 
@@ -148,6 +163,10 @@ class StageRun:
         self._phases: dict[str, float] = {}
         self._opened = self._started = time.perf_counter()
         self._spent = 0.0  # seconds before the last interruption
+        self._save_every = 0
+        self._margin: int | None = None
+        self.rolled_back: list[int] = []
+        """The steps after which the stage was rolled back."""
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -246,12 +265,16 @@ class StageRun:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def steps(self, total: int, save_every: int = 50, retain: int = 1) -> Iterator[int]:
+    def steps(self, total: int, save_every: int = 50, retain: int = 1, margin: int | None = None) -> Iterator[int]:
         """1 … total, from behind the last checkpoint on; saves every `save_every` steps and when asked to stop.
 
-        `retain` is how many checkpoints stay. Call after every group is open and every stateful thing kept.
+        `retain` is how many checkpoints stay. With a `margin` the stage can be rolled back: the state before the first step is
+        saved too, and whatever `roll_back` may need stays. Call after every group is open and every stateful thing kept.
         """
+        self._save_every, self._margin = save_every, margin
         done = self._restore()
+        if margin is not None and not self._checkpoints():
+            self._save(0, retain)
         self.run.console.begin(self.id, total, done)
         for step in range(done + 1, total + 1):
             torch.manual_seed(_seed(self.seed, f"step {step}"))
@@ -286,6 +309,13 @@ class StageRun:
         self.run.sinks.write(self.id, step, metrics)
         self.run.console.step(step, {name: metrics[name] for name in headline if name in metrics})
 
+    def warn(self, step: int, detector: str, title: str, what: str, remedy: str) -> None:
+        """Tell the person who looks on, and keep it for the report."""
+        self.run.warnings.write(
+            {"stage": self.id, "step": step, "detector": detector, "title": title, "what": what, "remedy": remedy}
+        )
+        self.run.console.warn(f"{self.id}, step {step}", title, what, remedy)
+
     def log_samples(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Keep sample texts for the report."""
         for row in rows:
@@ -297,21 +327,53 @@ class StageRun:
         """Remember where the logs stood before the stage, or cut them back to there when nothing of it was saved."""
         start = self.directory / "start.json"
         if not start.exists():
-            write_json(start, {"metrics": self.run.metrics.position(), "samples": self.run.samples.position()})
+            write_json(start, self.run.positions())
         elif not self.result_file.exists() and not self._checkpoints():
-            where = read_json(start)
-            self.run.metrics.cut_back(where["metrics"])
-            self.run.samples.cut_back(where["samples"])
+            self.run.cut_back(read_json(start))
+
+    def roll_back(self, step: int, factor: float, going_on: Sequence[str] = ()) -> int:
+        """After `step`, go back to the last good checkpoint and on with a learning rate that is `factor` of what it was there.
+
+        Good is the newest checkpoint of the schedule that is at least `margin` steps old, or where the stage was last rolled back
+        to. Models, optimisers and stateful things become what they were, but those named in `going_on`; steps are counted on. Returns
+        the step of the checkpoint. Raises RunError when its folder is gone.
+        """
+        target = self._good(step)
+        folder = self._folder(target)
+        if not folder.is_dir():
+            raise RunError(f"cannot roll {self.id} back: its checkpoint {folder} is gone; start the run anew")
+        self._load(folder, going_on)
+        for thing in self._kept.values():
+            if isinstance(thing, ModelGroup):
+                thing.slow_down(factor)
+        self.rolled_back.append(step)
+        self.warn(
+            step,
+            "rollback",
+            "The stage was rolled back",
+            f"Back to step {target}: models and optimisers are what they were then, with {factor:g} times the learning rate; prompts go on.",
+            "If it happens again, begin with a smaller learning rate or a stronger KL; look at what the warnings before it say.",
+        )
+        # Saved at once, so that neither the next rollback nor a resumed run meets what was left behind.
+        self._save(step, 1)
+        for number, old in self._numbered():
+            if target < number < step:
+                shutil.rmtree(old, ignore_errors=True)
+        return target
+
+    def _good(self, step: int) -> int:
+        """The checkpoint that a rollback after `step` takes; one made because the run was stopped is none, so that it changes nothing."""
+        since = self.rolled_back[-1] if self.rolled_back else 0
+        latest = (step - (self._margin or 0)) // self._save_every * self._save_every if self._save_every else 0
+        return max(since, latest)
 
     def _save(self, step: int, retain: int) -> None:
-        folder = self.directory / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(folder / f"step-{step:08d}") as target:
+        with atomic_folder(self._folder(step)) as target:
             state: dict[str, Any] = {
                 "step": step,
                 "seconds": time.perf_counter() - self._opened + self._spent,
-                "metrics": self.run.metrics.position(),
-                "samples": self.run.samples.position(),
+                **self.run.positions(),
+                "rolled_back": list(self.rolled_back),
                 "parts": {},
             }
             for name, thing in self._kept.items():
@@ -320,33 +382,46 @@ class StageRun:
                 else:
                     state["parts"][name] = thing.state_dict()
             torch.save(state, target / _STATE)
-        for old in self._checkpoints()[:-retain]:
-            shutil.rmtree(old, ignore_errors=True)
+        needed = step if self._margin is None else self._good(step)
+        for number, old in self._numbered()[:-retain]:
+            if number < needed:
+                shutil.rmtree(old, ignore_errors=True)
 
     def _restore(self) -> int:
         checkpoints = self._checkpoints()
         if not checkpoints:
             return 0
-        latest = checkpoints[-1]
+        state = self._load(checkpoints[-1])
+        self._spent = state["seconds"]
+        self.rolled_back = list(state.get("rolled_back", []))
+        self.run.cut_back(state)
+        return int(state["step"])
+
+    def _load(self, folder: Path, but: Sequence[str] = ()) -> dict[str, Any]:
+        """Give everything that is kept, but the things named in `but`, the state of a checkpoint; returns its own state."""
         try:
-            state = torch.load(latest / _STATE, weights_only=False)
+            state: dict[str, Any] = torch.load(folder / _STATE, weights_only=False)
             for name, thing in self._kept.items():
                 if isinstance(thing, ModelGroup):
-                    thing.load(latest / name)
-                else:
+                    thing.load(folder / name)
+                elif name not in but:
                     thing.load_state_dict(state["parts"][name])
         except (OSError, EOFError, LookupError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             raise RunError(
-                f"the checkpoint {latest} is damaged or belongs to another recipe ({error}); delete that folder to continue "
+                f"the checkpoint {folder} is damaged or belongs to another recipe ({error}); delete that folder to continue "
                 "from the one before it, or start in a new directory"
             ) from error
-        self._spent = state["seconds"]
-        self.run.metrics.cut_back(state["metrics"])
-        self.run.samples.cut_back(state["samples"])
-        return int(state["step"])
+        return state
+
+    def _folder(self, step: int) -> Path:
+        return self.directory / "checkpoints" / f"step-{step:08d}"
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.directory / "checkpoints").glob("step-*"))
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        """The checkpoints with their steps, in order."""
+        return [(int(folder.name.removeprefix("step-")), folder) for folder in self._checkpoints()]
 
     def _close_groups(self) -> None:
         for group in self._groups:

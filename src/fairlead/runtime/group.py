@@ -24,7 +24,7 @@ from torch import Tensor
 from fairlead.batch import AnyBatch, Batch, Prompts, Samples, take
 from fairlead.data import TextCodec
 from fairlead.generation import Sampling, VllmSpec, Watcher
-from fairlead.models import ModelKind, ModelSpec, load_tokenizer
+from fairlead.models import ModelKind, ModelSpec, context_of, load_config, load_tokenizer
 from fairlead.runtime.forward import Outputs
 from fairlead.runtime.optimiser import OptimiserSpec
 
@@ -96,6 +96,12 @@ class ModelGroup(ABC):
         """The tokenizer of the model with its chat template."""
         return TextCodec(load_tokenizer(self.spec.model))
 
+    @cached_property
+    def context(self) -> int | None:
+        """Tokens that prompt and response may have together; None where the model does not say."""
+        own = self.spec.vllm.context if self.spec.vllm is not None else None
+        return own or context_of(load_config(self.spec.model))
+
     @abstractmethod
     def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
         """One response for each row of `prompts`; row i depends on its own prompt and seed only."""
@@ -125,6 +131,10 @@ class ModelGroup(ABC):
     @abstractmethod
     def load(self, directory: Path) -> None:
         """Continue from what `save` wrote."""
+
+    @abstractmethod
+    def slow_down(self, factor: float) -> None:
+        """Multiply the learning rate of every later step by `factor`; `save` and `load` carry the product of all factors."""
 
     @abstractmethod
     def export(self, directory: Path, dtype: str | None = None) -> None:

@@ -49,5 +49,8 @@ class LocalGroup(ModelGroup):
     def load(self, directory: Path) -> None:
         self.worker.load(directory)
 
+    def slow_down(self, factor: float) -> None:
+        self.worker.slow_down(factor)
+
     def export(self, directory: Path, dtype: str | None = None) -> None:
         self.worker.export(directory, dtype)

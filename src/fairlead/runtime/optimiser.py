@@ -132,9 +132,9 @@ def build_optimiser(model: nn.Module, spec: OptimiserSpec) -> torch.optim.Optimi
     return AdamWAndMuon(adamw, muon)
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, spec: OptimiserSpec, step: int) -> float:
-    """Move the optimiser to update `step` of its schedule; returns the learning rate."""
-    rate = spec.learning_rate * schedule_factor(spec, step)
+def set_learning_rate(optimiser: torch.optim.Optimizer, spec: OptimiserSpec, step: int, factor: float = 1.0) -> float:
+    """Move the optimiser to update `step` of its schedule, times `factor`; returns the learning rate."""
+    rate = factor * spec.learning_rate * schedule_factor(spec, step)
     for group in optimiser.param_groups:
         group["lr"] = rate
     return rate

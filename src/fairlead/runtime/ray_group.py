@@ -124,6 +124,9 @@ class RayGroup(ModelGroup):
     def load(self, directory: Path) -> None:
         self._everywhere("load", directory.absolute())
 
+    def slow_down(self, factor: float) -> None:
+        self._everywhere("slow_down", factor)
+
     def export(self, directory: Path, dtype: str | None = None) -> None:
         self._first("export", directory.absolute(), dtype)
 

@@ -138,6 +138,10 @@ class Replica:
             )
         self._models[name].load(directory)
 
+    def slow_down(self, name: str, factor: float) -> None:
+        """A smaller learning rate from now on."""
+        self._models[name].slow_down(factor)
+
     def export(self, name: str, directory: Path, dtype: str | None) -> None:
         """An ordinary Hugging Face checkpoint."""
         self._models[name].export(directory, dtype)

@@ -51,6 +51,7 @@ class ModelWorker:
             arithmetic = spec.model.dtype if spec.precision == "float32" else spec.precision
             self.sampler = VllmSampler(spec.vllm, tokenizer, arithmetic)
         self.steps = 0
+        self.rate_factor = 1.0  # of the scheduled learning rate
         self.optimiser: torch.optim.Optimizer | None = None
         if spec.optimiser is not None:
             self.optimiser = build_optimiser(self.model, spec.optimiser)
@@ -119,7 +120,7 @@ class ModelWorker:
         assert self.optimiser is not None
         limit = float("inf") if spec.maximum_gradient_norm is None else spec.maximum_gradient_norm
         norm = float(nn.utils.clip_grad_norm_(self.trained(), limit))
-        rate = set_learning_rate(self.optimiser, spec, self.steps)
+        rate = set_learning_rate(self.optimiser, spec, self.steps, self.rate_factor)
         finite = norm == norm and norm != float("inf")
         if finite:
             self.optimiser.step()
@@ -170,7 +171,8 @@ class ModelWorker:
         directory.mkdir(parents=True, exist_ok=True)
         trained = {n: p.detach().cpu() for n, p in self.model.named_parameters() if p.requires_grad}
         optimiser = None if self.optimiser is None else self.optimiser.state_dict()
-        torch.save({"weights": trained, "optimiser": optimiser, "steps": self.steps}, directory / _STATE_FILE)
+        state = {"weights": trained, "optimiser": optimiser, "steps": self.steps, "rate_factor": self.rate_factor}
+        torch.save(state, directory / _STATE_FILE)
 
     def load(self, directory: Path) -> None:
         """Continue from `save`."""
@@ -183,6 +185,11 @@ class ModelWorker:
         if self.optimiser is not None:
             self.optimiser.load_state_dict(state["optimiser"])
         self.steps = int(state["steps"])
+        self.rate_factor = float(state.get("rate_factor", 1.0))  # checkpoints of earlier versions have none
+
+    def slow_down(self, factor: float) -> None:
+        """Multiply the learning rate of every later step by `factor`."""
+        self.rate_factor *= factor
 
     def export(self, directory: Path, dtype: str | None = None) -> None:
         """An ordinary Hugging Face checkpoint."""

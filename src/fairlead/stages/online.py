@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 from fairlead import functional
 from fairlead.batch import Experience, Prompts, Samples, take
 from fairlead.credit import GAE, Credit
-from fairlead.data import SeededSampler, prompts_batch, to_prompts
+from fairlead.data import DataError, FilterReport, SeededSampler, drop_overlong, prompts_batch, to_prompts
+from fairlead.detectors import Detectors, Rollback, default_detectors, raised
 from fairlead.diagnostics import Diagnostic
 from fairlead.objectives import PolicyObjective, PPOClip, ValueClip, ValueObjective
 from fairlead.regularisers import KL, Regulariser
@@ -60,6 +61,14 @@ class Online(Stage, name="online"):
     diagnostics: dict[str, Diagnostic] = Field(default_factory=dict, description="what else is measured of the policy")
     monitor_every: int = Field(5, ge=1, description="steps between looks of the monitors and diagnostics")
 
+    detectors: Detectors = Field(
+        default_factory=default_detectors,
+        description="what watches the run and warns, by name; those named by default stay unless they are set to null",
+    )
+    rollback: Rollback | None = Field(
+        None, description="go back to a good checkpoint when a detector asks; null: never"
+    )
+
     rollout: Rollout = Field(default_factory=SampleRollout, description="how responses are drawn")
     collection: Collection = Field(default_factory=Once, description="how many rollouts make the batch of a step")
     regulariser: Regulariser = Field(default_factory=KL, description="what keeps the policy near the reference")
@@ -85,7 +94,10 @@ class Online(Stage, name="online"):
     minibatches: int = Field(1, ge=1, description="optimiser steps in each pass")
     critic_warmup: int = Field(0, ge=0, description="rollouts in which only the critic learns")
     maximum_prompt: int | None = Field(
-        None, ge=1, description="longest prompt, tokens; longer ones lose their beginning"
+        None,
+        ge=1,
+        description="longest prompt, tokens; longer ones lose their beginning. null: prompts that leave the context no room for a "
+        "response are left out",
     )
     old_logprobs: Literal["auto", "sampler", "recompute"] = Field(
         "auto",
@@ -117,6 +129,13 @@ class Online(Stage, name="online"):
             )
         if self.critic_warmup and not self.credit.needs_values:
             raise ValueError(f"credit {self.credit.part_name} has no critic to warm up: leave critic_warmup at 0")
+        if self.rollback is not None:
+            unknown = [name for name in self.rollback.on if self.detectors.get(name) is None]
+            if unknown:
+                on = ", ".join(name for name, detector in self.detectors.items() if detector is not None) or "none"
+                raise ValueError(f"rollback.on names {unknown[0]!r}, which is no detector that is on: choose from {on}")
+            if not self.save_every:
+                raise ValueError("rollback needs checkpoints to go back to: set save_every to 1 or more")
         if self.critic_warmup >= self.steps:
             raise ValueError(f"critic_warmup ({self.critic_warmup}) leaves no step of {self.steps} for the policy")
         return self
@@ -130,21 +149,18 @@ class Online(Stage, name="online"):
         reference = open_reference(run, self.reference, self.model) if self.regulariser.needs_reference else None
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
             source.open(run, name)
-        records, report = to_prompts([run.read(source) for source in self.prompts])
-        if self.maximum_prompt is not None:
-            cut = sum(len(policy.codec.encode_prompt(record.prompt)) > self.maximum_prompt for record in records)
-            if cut:
-                report.change(f"prompt cut to its last {self.maximum_prompt} tokens", count=cut)
+        records, report, longest = self._fitting(policy, *to_prompts([run.read(source) for source in self.prompts]))
         run.count(report)
         sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
         run.keep("prompts", sampler)
         self.keep_parts(run)
         objective = self.objective.at_temperature(self.rollout.temperature)
 
-        for step in run.steps(self.steps, self.save_every, self.retain):
+        margin = None if self.rollback is None else self.rollback.margin
+        for step in run.steps(self.steps, self.save_every, self.retain, margin):
             looking = step % self.monitor_every == 0 or step in (1, self.steps)
             metrics: dict[str, float] = {}
-            prompts = self._prompts(records, sampler, policy, run.seed + step)
+            prompts = self._prompts(records, sampler, policy, longest, run.seed + step)
             draws = self._draws(run, prompts, _Models(policy, critic, reference), looking, metrics)
             experience, found = self.collection(draws)
             experience, compared = _without_anchors(self.credit(experience))
@@ -163,21 +179,62 @@ class Online(Stage, name="online"):
             metrics |= _describe(experience)
             if looking:
                 metrics |= self._diagnose(policy, experience)
+            alarms = raised(self.detectors, step, metrics, experience)
+            metrics["warnings"] = float(len(alarms))
+            if self.rollback is not None:
+                metrics["rollbacks"] = float(len(run.rolled_back))
             run.log(step, metrics, _HEADLINE)
             if looking:
                 run.log_samples(step, _texts(experience))
+            for name, alarm in alarms.items():
+                run.warn(step, name, alarm.title, alarm.what, alarm.remedy)
+            if self.rollback is not None and self.rollback.wanted(alarms, len(run.rolled_back)):
+                run.roll_back(step, self.rollback.factor, going_on=["prompts"])
         return run.finish({"steps": self.steps}, policy)
 
     # -- one paragraph of the step each ---------------------------------------------------------------------------------
 
-    def _prompts(self, records: list[Any], sampler: SeededSampler, policy: ModelGroup, seed: int) -> Iterator[Prompts]:
+    def _fitting(
+        self, policy: ModelGroup, records: list[Any], report: FilterReport
+    ) -> tuple[list[Any], FilterReport, int | None]:
+        """The prompts that leave the context room for a response, what became of the others, and the length to cut to.
+
+        Looked at before the first step: a prompt that does not fit would end the run whenever it is drawn.
+        """
+        room = None if policy.context is None else policy.context - self.rollout.maximum_tokens
+        if room is not None and room < 1:
+            raise DataError(
+                f"the context of {policy.context} tokens has no room for a prompt beside a response of "
+                f"{self.rollout.maximum_tokens}: lower sampling.maximum_tokens"
+            )
+        longest = min((limit for limit in (room, self.maximum_prompt) if limit is not None), default=None)
+        if longest is None:
+            return records, report, None
+        if self.maximum_prompt is not None:
+            cut = sum(len(policy.codec.encode_prompt(record.prompt)) > longest for record in records)
+            if cut:
+                report.change(f"prompt cut to its last {longest} tokens", count=cut)
+            return records, report, longest
+        ends = list(accumulate(report.sizes))
+        sources = [records[end - size : end] for end, size in zip(ends, report.sizes, strict=True)]
+        kept = [drop_overlong(source, policy.codec, longest) for source in sources]
+        if not all(source for source, _ in kept):
+            raise DataError(
+                f"a source has no prompt of at most {longest} tokens, which is what the context of {policy.context} leaves beside a "
+                "response: set maximum_prompt, or lower sampling.maximum_tokens"
+            )
+        report.kept, report.sizes = 0, [len(source) for source, _ in kept]
+        report.add(dropped for _, dropped in kept)
+        return [record for source, _ in kept for record in source], report, longest
+
+    def _prompts(
+        self, records: list[Any], sampler: SeededSampler, policy: ModelGroup, longest: int | None, seed: int
+    ) -> Iterator[Prompts]:
         """One batch of prompts after another; groups are numbered through, and no two rows of a step have one seed."""
         for number in count():
             chosen = [records[index] for index in sampler.next()]
             offset = number * self.batch_size
-            yield prompts_batch(
-                chosen, policy.codec, seed, offset, maximum=self.maximum_prompt, overlong="truncate_left"
-            )
+            yield prompts_batch(chosen, policy.codec, seed, offset, maximum=longest, overlong="truncate_left")
 
     def _draws(
         self, run: StageRun, batches: Iterator[Prompts], models: _Models, looking: bool, metrics: dict[str, float]
@@ -223,7 +280,7 @@ class Online(Stage, name="online"):
             logprobs = reference_logprobs(models.policy, models.reference, experience, temperature)
             experience = experience.replace(reference_logprobs=logprobs)
         for name, source in self.rewards.items():
-            experience.channels[name] = source(samples)
+            experience.channels[name] = source.ask(samples)
             metrics |= {f"reward/{name}/{key}": value for key, value in source.metrics().items()}
         return experience
 
@@ -259,7 +316,9 @@ class Online(Stage, name="online"):
 
     def _monitor(self, samples: Samples) -> dict[str, float]:
         learned = slice(None) if samples.anchor is None else ~samples.anchor
-        return {f"monitor/{name}": float(source(samples)[learned].nanmean()) for name, source in self.monitors.items()}
+        return {
+            f"monitor/{name}": float(source.ask(samples)[learned].nanmean()) for name, source in self.monitors.items()
+        }
 
     def _diagnose(self, policy: ModelGroup, experience: Experience) -> dict[str, float]:
         return {
@@ -294,6 +353,7 @@ def _describe(experience: Experience) -> dict[str, float]:
         "score_spread": float(experience.score[counted].std()) if int(counted.sum()) > 1 else 0.0,
         "length": float(lengths.mean()),
         "truncated": float(experience.truncated.float().mean()),
+        "empty": sum(not row["response"].strip() for row in experience.rows) / len(experience),
         "counted_rows": float(counted.float().mean()),
         "zero_advantages": float((experience.advantages[counted] == 0).all(1).float().mean())
         if bool(counted.any())

@@ -127,7 +127,7 @@ class PreferenceRounds(Stage, name="preference-rounds"):
         """Every response with its score; one that is empty or could not be judged takes no part."""
         experience = Experience.from_samples(samples)
         for name, source in self.rewards.items():
-            experience.channels[name] = source(samples)
+            experience.channels[name] = source.ask(samples)
         score = combine(dict(experience.channels.items()), self.rewards)
         failed = ~torch.isfinite(score) | ~experience.mask.any(1)
         experience = experience.replace(
@@ -169,7 +169,7 @@ class PreferenceRounds(Stage, name="preference-rounds"):
             for name, source in self.rewards.items()
             for key, value in source.metrics().items()
         }
-        return told | {f"monitor/{name}": float(source(samples).nanmean()) for name, source in self.monitors.items()}
+        return told | {f"monitor/{name}": float(source.ask(samples).nanmean()) for name, source in self.monitors.items()}
 
     def _pairs(self, experience: Experience, number: int, seed: int) -> Pairs:
         """The pairs of the round. Later rounds may find none, as where the policy has come to say one thing only: they pass."""

@@ -2,11 +2,13 @@
 
 from fairlead.worlds.cyclic import CyclicOracle, cyclic_preferences
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
+from fairlead.worlds.flawed import FlawedReward
 from fairlead.worlds.token_world import TokenWorld
 
 __all__ = [
     "CyclicOracle",
     "ExactGap",
+    "FlawedReward",
     "TokenWorld",
     "TokenWorldReward",
     "UnsureReward",
