@@ -16,7 +16,8 @@ from fairlead.evidence import render_table
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "evidence" / "runs"
-FILES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+VERSUS_TRL = ROOT / "benchmarks" / "results" / "versus-trl.json"
+FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(r"<!-- figures: (?P<name>[\w-]+) -->\n.*?<!-- /figures -->", re.DOTALL)
 
 
@@ -128,11 +129,39 @@ def evidence() -> str:
     return render_table(ROOT / "evidence").strip()
 
 
+def versus_trl() -> str:
+    """Seconds a step of both sides, ratios per token, and how much of the machine each of them uses."""
+    page = json.loads(VERSUS_TRL.read_text(encoding="utf-8"))
+    machine, roof, rows = page["machine"], page["roof"], [row for row in page["rows"] if "skipped" not in row]
+    versions = rows[0]["trl"]["default"]["versions"]
+    peaks = ", ".join(f"{value / 1e9:.0f} GFLOP/s in {name}" for name, value in roof["flops"].items())
+    head = "| row | model | TRL default, s | TRL best, s | Fairlead, s | over default | over best | share of the roof | peak memory |"
+    lines = [head, "|" + " --- |" * 9]
+    for row in rows:
+        theirs, ours, ratio = row["trl"][row["best"]["trl"]], row["fairlead"][row["best"]["fairlead"]], row["ratio"]
+        default, best, own = (side["seconds"]["median"] for side in (row["trl"]["default"], theirs, ours))
+        lines.append(
+            f"| {row['row']} | {row['size']} | {default:.1f} | {best:.1f} ({row['best']['trl']}) | {own:.1f} | {ratio['over_default']:.1f} × | "
+            f"**{ratio['over_best']:.1f} ×** | {theirs['share_of_roof']:.0%} → {ours['share_of_roof']:.0%} | "
+            f"{theirs['peak_mib']:.0f} → {ours['peak_mib']:.0f} MiB |"
+        )
+    return "\n".join(
+        [
+            f"{machine['processor']}, {machine['threads']} thread, {peaks}; TRL {versions['trl']}, torch {versions['torch']}, transformers "
+            f"{versions['transformers']}; {machine['date']}. Medians of {page['steps']} steps; ratios are of time a token; arrows go from TRL's best "
+            "configuration to Fairlead.",
+            "",
+            *lines,
+        ]
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "how-long": how_long,
     "quickstart": quickstart,
     "real-data": real_data,
     "evidence": evidence,
+    "versus-trl": versus_trl,
 }
 
 
