@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pygments.formatters import HtmlFormatter
 
 from fairlead.data import DataSource
+from fairlead.detectors import Rollback
 from fairlead.evidence.ledger import experiments
 from fairlead.generation import Sampling, VllmSpec
 from fairlead.models import LoraSpec, ModelSpec
@@ -40,6 +41,7 @@ KEYS: dict[str, tuple[type[BaseModel], str]] = {
     "`sampling` of a rollout": (Sampling, "How tokens are drawn."),
     "`mismatch` of an objective": (Mismatch, "Importance weights against a sampler that differs from the trainer."),
     "`adaptive` of the regulariser kl": (AdaptiveTarget, "A coefficient that moves towards a target."),
+    "`rollback` of the stage online": (Rollback, "Going back to the last good checkpoint when a detector asks."),
 }
 
 MODULES: dict[str, tuple[str, tuple[str, ...]]] = {

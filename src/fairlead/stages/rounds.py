@@ -169,7 +169,9 @@ class PreferenceRounds(Stage, name="preference-rounds"):
             for name, source in self.rewards.items()
             for key, value in source.metrics().items()
         }
-        return told | {f"monitor/{name}": float(source.ask(samples).nanmean()) for name, source in self.monitors.items()}
+        return told | {
+            f"monitor/{name}": float(source.ask(samples).nanmean()) for name, source in self.monitors.items()
+        }
 
     def _pairs(self, experience: Experience, number: int, seed: int) -> Pairs:
         """The pairs of the round. Later rounds may find none, as where the policy has come to say one thing only: they pass."""
