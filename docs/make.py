@@ -18,13 +18,13 @@ from fairlead.data import DataSource
 from fairlead.detectors import Rollback
 from fairlead.evidence.ledger import experiments
 from fairlead.generation import Sampling, VllmSpec
-from fairlead.models import LoraSpec, ModelSpec
+from fairlead.models import LoraSpec, ModelSpec, PessimisticHead
 from fairlead.objectives import Mismatch
 from fairlead.parts import FieldInfo, Part, PartInfo, fields_of, part_info, parts_in_slot, slots
 from fairlead.recipes import Recipe
 from fairlead.recipes.load import recipes_by_part
 from fairlead.recipes.schema import DataSpec
-from fairlead.regularisers import AdaptiveTarget
+from fairlead.regularisers import AdaptiveTarget, EntropyGate, RewardVelocity, TrainingPhase
 from fairlead.runtime import OptimiserSpec, RuntimeSpec
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -36,12 +36,16 @@ KEYS: dict[str, tuple[type[BaseModel], str]] = {
     "`vllm` of `runtime`": (VllmSpec, "How vLLM is set up, where `runtime.sampler` is `vllm`."),
     "A model": (ModelSpec, "Wherever a stage or part asks for a model. A bare string is `path`."),
     "`lora` of a model": (LoraSpec, "Low-rank adapters."),
+    "`head` of a model": (PessimisticHead, "A critic of several heads."),
     "A source of data": (DataSource, "Wherever a stage asks for data or prompts. A bare string is `path`."),
     "An optimiser": (OptimiserSpec, "The keys `optimiser` and `critic_optimiser` of stages."),
     "`sampling` of a rollout": (Sampling, "How tokens are drawn."),
     "`mismatch` of an objective": (Mismatch, "Importance weights against a sampler that differs from the trainer."),
     "`adaptive` of the regulariser kl": (AdaptiveTarget, "A coefficient that moves towards a target."),
     "`rollback` of the stage online": (Rollback, "Going back to the last good checkpoint when a detector asks."),
+    "`gate` of the regulariser threshold-kl": (EntropyGate, "How low entropy makes the penalty stronger."),
+    "`velocity` of the regulariser threshold-kl": (RewardVelocity, "How the reward's rise moves the threshold."),
+    "`phase` of the regulariser threshold-kl": (TrainingPhase, "Which phase of training scales the threshold."),
 }
 
 MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -56,6 +60,7 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
             "fairlead.functional.logprobs",
             "fairlead.functional.filtration",
             "fairlead.functional.macro",
+            "fairlead.functional.control",
             "fairlead.functional.dynamics",
             "fairlead.functional.masks",
             "fairlead.functional.merging",

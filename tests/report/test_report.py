@@ -162,7 +162,7 @@ def test_over_optimisation_is_seen(make_run: MakeRun) -> None:
         ("kl/k1", [1.0, 10.0, 20.5], "The policy is far from the reference"),
         ("length", [10.0, 12.0, 15.1], "Responses have grown much longer"),
         ("entropy", [2.0, 1.0, 0.5], "Entropy has collapsed"),
-        ("length", [10.0, 5.0] + [6.0] * 20, "Responses collapsed at the start"),
+        ("length", [10.0, 4.0] + [6.0] * 20, "Responses collapsed at the start"),
         ("score", [1.0] + [0.0] * 10 + [2.0] * 20, "The reward fell before it rose"),
     ],
 )

@@ -62,6 +62,12 @@ METHODS: dict[str, dict[str, Any]] = {
         "objective": "reinforce",
         "rollout": {"part": "greedy-baseline", "n": 2, "sampling": {"maximum_tokens": 4}},
     },
+    "safe": {
+        "credit": "response-value",
+        "critic": {"path": "world", "head": {}},
+        "value_objective": {"part": "value-huber", "position": "prompt"},
+        "regulariser": {"part": "threshold-kl", "threshold": -1.0, "lowest": -1.0},
+    },
     "gspo": {"credit": "group-relative", "objective": {"part": "ppo-clip", "ratio": "geometric"}},
 }
 
@@ -79,7 +85,10 @@ def moved(directory: Path, shelf: Path) -> bool:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method(shelf: Path, tmp_path: Path, method: str) -> None:
-    run = run_stages(tmp_path / "run", online(shelf, **METHODS[method], epochs=1))
+    fields = dict(METHODS[method])
+    if "critic" in fields:
+        fields["critic"] = fields["critic"] | {"path": str(shelf / "world")}
+    run = run_stages(tmp_path / "run", online(shelf, **fields, epochs=1))
     first, second = logged(run.directory, "online")
     assert first["policy/ratio"] == pytest.approx(1, abs=1e-6)
     assert first["policy/max/ratio"] == pytest.approx(1, abs=1e-5)
@@ -88,7 +97,7 @@ def test_every_method(shelf: Path, tmp_path: Path, method: str) -> None:
     assert first["mismatch"] == pytest.approx(0, abs=1e-4)
     assert 0 < first["policy/entropy"] <= math.log(5) and 0 < first["length"] <= 4
     assert first["counted_rows"] == 1 and first["failed/share"] == 0
-    assert ("critic/loss" in first) == (method in ("ppo", "ppo-max", "ma-rlhf"))
+    assert ("critic/loss" in first) == (method in ("ppo", "ppo-max", "ma-rlhf", "safe"))
     assert moved(run.directory, shelf) and finite_weights(run.directory)
     samples = read_json_lines(run.directory / "samples.jsonl")
     assert {row["step"] for row in samples} == {1, 2}

@@ -5,5 +5,16 @@ from fairlead.credit.gae import GAE
 from fairlead.credit.group import GroupRelative, LeaveOneOut, Reinforce, ReinforcePlusPlus
 from fairlead.credit.macro import MacroGAE
 from fairlead.credit.remax import ReMax
+from fairlead.credit.response_value import ResponseValue
 
-__all__ = ["GAE", "Credit", "GroupRelative", "LeaveOneOut", "MacroGAE", "ReMax", "Reinforce", "ReinforcePlusPlus"]
+__all__ = [
+    "GAE",
+    "Credit",
+    "GroupRelative",
+    "LeaveOneOut",
+    "MacroGAE",
+    "ReMax",
+    "Reinforce",
+    "ReinforcePlusPlus",
+    "ResponseValue",
+]

@@ -83,7 +83,7 @@ class Laboratory:
         distribution = self.world.without_empty(log_distribution).exp()
         prompts = [index % len(self.world.prompts) for index in range(count)]
         drawn = torch.multinomial(distribution[prompts], 1, generator=generator).squeeze(1).tolist()
-        path = new_directory(self.folder, "demonstrations.jsonl")
+        path = self.folder / f"demonstrations-{len(list(self.folder.glob('demonstrations-*')))}.jsonl"
         rows = [
             {"prompt": self.world.prompts[x], "response": self.world.texts[y]}
             for x, y in zip(prompts, drawn, strict=True)

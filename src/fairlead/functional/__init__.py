@@ -14,6 +14,14 @@ from fairlead.functional.advantages import (
     leave_one_out,
     remax,
 )
+from fairlead.functional.control import (
+    PHASES,
+    Velocity,
+    entropy_gate,
+    excess_penalty,
+    kl_threshold,
+    training_phase,
+)
 from fairlead.functional.dynamics import (
     dip_depth,
     growth,
@@ -37,6 +45,7 @@ from fairlead.functional.macro import (
 from fairlead.functional.masks import (
     aggregation_weights,
     last_token_index,
+    marked_token,
     mask_out,
     masked_mean,
     masked_sum,
@@ -57,7 +66,9 @@ from fairlead.functional.policy_losses import (
     ppo_clip,
     reinforce,
     sequence_ratio,
+    soft_minimum,
     truncated_importance_weight,
+    value_huber,
     value_loss,
 )
 from fairlead.functional.preference_games import exploitability, mirror_descent_step, nash_policy, win_rates
@@ -79,6 +90,8 @@ from fairlead.functional.statistics import (
 
 __all__ = [
     "FILTERS",
+    "PHASES",
+    "Velocity",
     "adaptive_coefficient",
     "aggregation_weights",
     "anchor_score",
@@ -96,7 +109,9 @@ __all__ = [
     "drop_and_rescale",
     "elect_and_average",
     "entropy",
+    "entropy_gate",
     "exact_kl",
+    "excess_penalty",
     "expected_calibration_error",
     "explained_variance",
     "exploitability",
@@ -113,12 +128,14 @@ __all__ = [
     "keep_largest",
     "kl_estimate",
     "kl_loss",
+    "kl_threshold",
     "last_token_index",
     "leave_one_out",
     "length_collapsed",
     "length_retention",
     "length_segments",
     "macro_gae",
+    "marked_token",
     "mask_out",
     "masked_mean",
     "masked_sum",
@@ -144,13 +161,16 @@ __all__ = [
     "sequence_ratio",
     "sequence_reward",
     "slerp",
+    "soft_minimum",
     "spearman",
     "spread_segments",
     "token_logprobs",
     "token_logprobs_and_entropy",
     "total_variation",
+    "training_phase",
     "truncated_importance_weight",
     "uniform",
+    "value_huber",
     "value_loss",
     "weighted_r_squared",
     "weighted_sum",

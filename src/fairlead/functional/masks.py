@@ -168,3 +168,20 @@ def aggregation_weights(
         per_row, total = weight / maximum_length, weight.sum()
     per_row = torch.where(total > 0, per_row / total, torch.zeros_like(per_row))
     return mask_out(per_row[:, None].expand(mask.shape), mask)
+
+
+def marked_token(mask: Tensor, position: str) -> Tensor:
+    """The positions of `mask` at which a response is judged: "all", or the first ("prompt") or last ("answer") of each row.
+
+    What a critic says at the first token it says of the prompt alone; at the last, of all tokens but that one.
+
+    Shapes: mask [B, T]; returns [B, T] bool.
+    Raises: ValueError on other shapes or an unknown position.
+    """
+    require_choice("position", position, ("all", "prompt", "answer"))
+    require_dimensions("mask", mask, "BT")
+    kept = mask.bool()
+    if position == "all":
+        return kept
+    count = kept.long().cumsum(1)
+    return kept & (count == (1 if position == "prompt" else count[:, -1:]))

@@ -11,6 +11,8 @@ even when they are NaN, and outputs there are exactly 0.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -262,6 +264,60 @@ def value_loss(
         clipped = values.clamp(min=old_values - clip, max=old_values + clip)
         squares = torch.maximum(squares, (clipped - returns).square())
     return 0.5 * squares
+
+
+def value_huber(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    delta: float | None = 0.5,
+    clip: float | None = 0.2,
+    combine: str = "sum",
+    *,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Huber loss to the return, of the value and of the value kept within `clip` of the old one: half their sum, or the larger.
+
+    H(e) = e^2 / 2 up to |e| = delta and delta (|e| - delta / 2) beyond; `delta` None is e^2 / 2 everywhere. With "max" and no delta
+    this is `value_loss`; without `clip` there is one term.
+    Source: released code of SAFE (arXiv 2602.04651), which sums; PPO takes the larger.
+
+    Shapes: all [B, T]; returns [B, T].
+    Raises: ValueError when shapes differ, on another `combine`, or when delta or clip is not positive.
+    """
+    require_same_shape(values=values, old_values=old_values, returns=returns, mask=mask)
+    require_choice("combine", combine, ("sum", "max"))
+    old_values, returns = old_values.detach(), returns.detach()
+    if mask is not None:
+        values, old_values, returns = mask_out(values, mask), mask_out(old_values, mask), mask_out(returns, mask)
+
+    def huber(error: Tensor) -> Tensor:
+        if delta is None:
+            return 0.5 * error.square()
+        require_positive("delta", delta)
+        return torch.where(error.abs() <= delta, 0.5 * error.square(), delta * (error.abs() - 0.5 * delta))
+
+    plain = huber(values - returns)
+    if clip is None:
+        return plain
+    require_positive("clip", clip)
+    limited = huber(values.clamp(min=old_values - clip, max=old_values + clip) - returns)
+    return 0.5 * (plain + limited) if combine == "sum" else torch.maximum(plain, limited)
+
+
+def soft_minimum(values: Tensor, alpha: float) -> Tensor:
+    """-alpha log mean exp(-v / alpha) over the last dimension: the minimum for alpha -> 0 (and at 0), the mean for alpha -> infinity.
+
+    Source: SAFE (arXiv 2602.04651), the critic.
+
+    Shapes: [..., K]; returns [...].
+    Raises: ValueError when alpha is negative.
+    """
+    if alpha < 0:
+        raise ValueError(f"alpha must not be negative, got {alpha}")
+    if alpha == 0:
+        return values.min(dim=-1).values
+    return -alpha * (torch.logsumexp(-values / alpha, dim=-1) - math.log(values.shape[-1]))
 
 
 def _limit(exponent: Tensor, clamp: float | None) -> Tensor:

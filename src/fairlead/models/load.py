@@ -29,12 +29,14 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 from fairlead.models.attention import ATTENTION
+from fairlead.models.heads import PessimisticHead, SoftMinimumHead
 
 __all__ = [
     "LoraSpec",
     "ModelError",
     "ModelKind",
     "ModelSpec",
+    "PessimisticHead",
     "adapter_off",
     "backbone",
     "checkpoint_weights",
@@ -100,6 +102,9 @@ class ModelSpec(BaseModel):
     lora: LoraSpec | None = Field(
         None, description="train low-rank adapters; the reference is then the model with adapters off"
     )
+    head: PessimisticHead | None = Field(
+        None, description="of a critic: several small heads in place of one linear head; null: the linear one"
+    )
     initialise: dict[str, Any] | None = Field(
         None, description="start from random weights with this transformers configuration (`model_type` and its fields)"
     )
@@ -163,6 +168,8 @@ def load_model(spec: ModelSpec, kind: ModelKind = "causal", labels: int = 1) -> 
     Raises ModelError when nothing can be opened at the path.
     """
     dtype = getattr(torch, spec.dtype)
+    if spec.head is not None and (kind == "causal" or labels != 1):
+        raise ModelError("`head` is for critics, which give one number a token: leave it out here")
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     # Not every model has every implementation: Gemma-2 caps its attention logits, which sdpa cannot.
     attention = None if spec.attention == "auto" else spec.attention
@@ -184,7 +191,9 @@ def load_model(spec: ModelSpec, kind: ModelKind = "causal", labels: int = 1) -> 
     if kind == "scalar":
         if not isinstance(getattr(model, "score", None), nn.Linear):
             raise ModelError(f"{type(model).__name__} has no linear `score` head; choose a decoder model")
-        if new_head:
+        if spec.head is not None:
+            model.score = SoftMinimumHead(model.score.in_features, spec.head).to(dtype)
+        elif new_head:
             nn.init.zeros_(model.score.weight)
     if spec.attention == "auto" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)  # which is sdpa wherever that is faster

@@ -4,7 +4,7 @@ from fairlead.objectives.base import Objective
 from fairlead.objectives.policy import CISPO, Mismatch, PolicyGradient, PolicyObjective, PPOClip
 from fairlead.objectives.preference import DPO, INPO, BradleyTerry, PreferenceObjective, RewardObjective
 from fairlead.objectives.supervised import NegativeLogLikelihood, SupervisedObjective
-from fairlead.objectives.value import ValueClip, ValueObjective
+from fairlead.objectives.value import ValueClip, ValueHuber, ValueObjective
 
 __all__ = [
     "CISPO",
@@ -21,5 +21,6 @@ __all__ = [
     "RewardObjective",
     "SupervisedObjective",
     "ValueClip",
+    "ValueHuber",
     "ValueObjective",
 ]

@@ -2,5 +2,6 @@
 
 from fairlead.regularisers.base import Regulariser
 from fairlead.regularisers.kl import KL, AdaptiveTarget
+from fairlead.regularisers.threshold import EntropyGate, RewardVelocity, ThresholdKL, TrainingPhase
 
-__all__ = ["KL", "AdaptiveTarget", "Regulariser"]
+__all__ = ["KL", "AdaptiveTarget", "EntropyGate", "Regulariser", "RewardVelocity", "ThresholdKL", "TrainingPhase"]

@@ -53,7 +53,7 @@ class BalancedStart(Experiment, name="bai"):
         lab = Laboratory(TokenWorld(symbols=3, maximum_tokens=6, prompts=3, seed=seed), folder)
         merge: dict[str, Any] = {"part": "merge"}
         starts = {
-            f"start_{share}": merge
+            f"start_{round(100 * share)}": merge
             | {
                 "models": {"sft": "stage:sft", "base": str(lab.reference)},
                 "merger": {"weights": {"sft": 1 - share, "base": share}},
