@@ -175,6 +175,8 @@ class Pairs(TensorClass):
     """[B, 2, T]"""
     loss_weight: Tensor = NOT_YET
     """[B]: weights that sum the losses of the pairs to the loss of the whole batch."""
+    extras: TensorDict | None = None
+    """Further tensors that a part brings, a row each."""
 
 
 class Sequences(TensorClass):

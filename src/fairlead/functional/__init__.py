@@ -14,6 +14,8 @@ from fairlead.functional.advantages import (
     leave_one_out,
     remax,
 )
+from fairlead.functional.confidence import MEAN_BOUNDS, mean_bound, share_bound, student_quantile, tail_bound
+from fairlead.functional.constraints import cost_model_loss, dual_ascent, lagrangian, pessimism, pessimistic_cost
 from fairlead.functional.filtration import FILTERS, filter_weights, rank_weights, weighted_r_squared
 from fairlead.functional.kl import adaptive_coefficient, exact_kl, kl_estimate, kl_loss
 from fairlead.functional.logprobs import entropy, token_logprobs, token_logprobs_and_entropy
@@ -68,6 +70,7 @@ from fairlead.functional.statistics import (
 
 __all__ = [
     "FILTERS",
+    "MEAN_BOUNDS",
     "adaptive_coefficient",
     "aggregation_weights",
     "anchor_score",
@@ -79,8 +82,10 @@ __all__ = [
     "cispo",
     "clip_fraction",
     "clipped_tokens",
+    "cost_model_loss",
     "discounted_returns",
     "dpo",
+    "dual_ascent",
     "entropy",
     "exact_kl",
     "expected_calibration_error",
@@ -94,6 +99,7 @@ __all__ = [
     "importance_ratio",
     "kl_estimate",
     "kl_loss",
+    "lagrangian",
     "last_token_index",
     "leave_one_out",
     "length_segments",
@@ -102,12 +108,15 @@ __all__ = [
     "masked_mean",
     "masked_sum",
     "masked_variance",
+    "mean_bound",
     "mismatch_weight",
     "mix_seeds",
     "overlong_penalty",
     "parse_segments",
     "pearson",
     "perplexity_segments",
+    "pessimism",
+    "pessimistic_cost",
     "place_at_last_token",
     "ppo_clip",
     "rank_weights",
@@ -117,8 +126,11 @@ __all__ = [
     "segment_sum",
     "sequence_ratio",
     "sequence_reward",
+    "share_bound",
     "spearman",
     "spread_segments",
+    "student_quantile",
+    "tail_bound",
     "token_logprobs",
     "token_logprobs_and_entropy",
     "total_variation",

@@ -2,7 +2,7 @@
 
 from fairlead.objectives.base import Objective
 from fairlead.objectives.policy import CISPO, Mismatch, PolicyGradient, PolicyObjective, PPOClip
-from fairlead.objectives.preference import DPO, BradleyTerry, PreferenceObjective, RewardObjective
+from fairlead.objectives.preference import DPO, BradleyTerry, CostModel, PreferenceObjective, RewardObjective
 from fairlead.objectives.supervised import NegativeLogLikelihood, SupervisedObjective
 from fairlead.objectives.value import ValueClip, ValueObjective
 
@@ -10,6 +10,7 @@ __all__ = [
     "CISPO",
     "DPO",
     "BradleyTerry",
+    "CostModel",
     "Mismatch",
     "NegativeLogLikelihood",
     "Objective",
