@@ -58,6 +58,8 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
             "fairlead.functional.preference_losses",
             "fairlead.functional.kl",
             "fairlead.functional.logprobs",
+            "fairlead.functional.confidence",
+            "fairlead.functional.constraints",
             "fairlead.functional.filtration",
             "fairlead.functional.macro",
             "fairlead.functional.control",

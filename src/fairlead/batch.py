@@ -177,6 +177,8 @@ class Pairs(TensorClass):
     """[B, 2, T]: of the policy that the responses were sampled from, where a round of learning begins with it."""
     loss_weight: Tensor = NOT_YET
     """[B]: weights that sum the losses of the pairs to the loss of the whole batch."""
+    extras: TensorDict | None = None
+    """Further tensors that a part brings, a row each."""
 
     @classmethod
     def from_samples(cls, samples: Samples | Experience, chosen: Tensor, rejected: Tensor) -> Pairs:

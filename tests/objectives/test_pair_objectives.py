@@ -10,8 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fairlead.batch import Sequences
-from fairlead.objectives import DPO, BradleyTerry, NegativeLogLikelihood
+from fairlead.batch import Sequences, row_table
+from fairlead.objectives import DPO, BradleyTerry, CostModel, NegativeLogLikelihood
 from fairlead.runtime import Outputs
 from tiny_batches import pairs
 
@@ -105,3 +105,27 @@ def test_nll() -> None:
     assert nll("sequence-mean-token-sum") == pytest.approx((3 + 6) / 4)
     with pytest.raises(ValidationError):
         NegativeLogLikelihood(aggregation="constant-length")
+
+
+def test_the_cost_model_by_hand() -> None:
+    """Costs −1 (harmless) and 2 (harmful); 0.5 and 0.5, of which one label is not known."""
+    labels = [{"c": False, "r": True}, {"c": None, "r": True}]
+    outputs = Outputs(scores=torch.tensor([[-1.0, 2.0], [0.5, 0.5]]))
+
+    def loss(objective: CostModel, rows: list[dict[str, Any]] = labels) -> tuple[float, dict[str, Any]]:
+        batch = objective.prepare(pairs(CHOSEN, REJECTED, weight=[3.0, 1.0]).replace(rows=row_table(rows)))
+        value, metrics = objective(outputs, batch)
+        return float(value), metrics
+
+    names = {"chosen_label": "c", "rejected_label": "r", "decay": 0.0}
+    plain = [math.log1p(math.exp(-3)), math.log(2)]
+    assert loss(CostModel(sign=0, decay=0))[0] == pytest.approx(0.75 * plain[0] + 0.25 * plain[1])
+    assert loss(CostModel(sign=0, decay=0.2))[0] == pytest.approx(0.75 * (plain[0] + 0.5) + 0.25 * (plain[1] + 0.05))
+    signs = [math.log1p(math.exp(-1)) + math.log1p(math.exp(-2)), math.log1p(math.exp(-0.5))]
+    value, metrics = loss(CostModel(sign=2.0, **names))
+    assert value == pytest.approx(0.75 * (plain[0] + 2 * signs[0]) + 0.25 * (plain[1] + 2 * signs[1]))
+    assert float(metrics["accuracy"]) == 0.875 and float(metrics["margin"]) == pytest.approx(2.25)
+    with pytest.raises(ValueError, match="name the columns by chosen_label"):
+        loss(CostModel())
+    with pytest.raises(ValueError, match="found 'yes'"):
+        loss(CostModel(**names), [{"c": "yes", "r": True}] * 2)

@@ -14,6 +14,8 @@ from fairlead.functional.advantages import (
     leave_one_out,
     remax,
 )
+from fairlead.functional.confidence import MEAN_BOUNDS, mean_bound, share_bound, student_quantile, tail_bound
+from fairlead.functional.constraints import cost_model_loss, dual_ascent, lagrangian, pessimism, pessimistic_cost
 from fairlead.functional.control import (
     PHASES,
     Velocity,
@@ -90,6 +92,7 @@ from fairlead.functional.statistics import (
 
 __all__ = [
     "FILTERS",
+    "MEAN_BOUNDS",
     "PHASES",
     "Velocity",
     "adaptive_coefficient",
@@ -103,10 +106,12 @@ __all__ = [
     "cispo",
     "clip_fraction",
     "clipped_tokens",
+    "cost_model_loss",
     "dip_depth",
     "discounted_returns",
     "dpo",
     "drop_and_rescale",
+    "dual_ascent",
     "elect_and_average",
     "entropy",
     "entropy_gate",
@@ -129,6 +134,7 @@ __all__ = [
     "kl_estimate",
     "kl_loss",
     "kl_threshold",
+    "lagrangian",
     "last_token_index",
     "leave_one_out",
     "length_collapsed",
@@ -140,6 +146,7 @@ __all__ = [
     "masked_mean",
     "masked_sum",
     "masked_variance",
+    "mean_bound",
     "mirror_descent_step",
     "mismatch_weight",
     "mix_seeds",
@@ -148,6 +155,8 @@ __all__ = [
     "parse_segments",
     "pearson",
     "perplexity_segments",
+    "pessimism",
+    "pessimistic_cost",
     "place_at_last_token",
     "ppo_clip",
     "rank_weights",
@@ -160,10 +169,13 @@ __all__ = [
     "segment_sum",
     "sequence_ratio",
     "sequence_reward",
+    "share_bound",
     "slerp",
     "soft_minimum",
     "spearman",
     "spread_segments",
+    "student_quantile",
+    "tail_bound",
     "token_logprobs",
     "token_logprobs_and_entropy",
     "total_variation",

@@ -2,7 +2,7 @@
 
 from fairlead.objectives.base import Objective
 from fairlead.objectives.policy import CISPO, Mismatch, PolicyGradient, PolicyObjective, PPOClip
-from fairlead.objectives.preference import DPO, INPO, BradleyTerry, PreferenceObjective, RewardObjective
+from fairlead.objectives.preference import DPO, INPO, BradleyTerry, CostModel, PreferenceObjective, RewardObjective
 from fairlead.objectives.supervised import NegativeLogLikelihood, SupervisedObjective
 from fairlead.objectives.value import ValueClip, ValueHuber, ValueObjective
 
@@ -11,6 +11,7 @@ __all__ = [
     "DPO",
     "INPO",
     "BradleyTerry",
+    "CostModel",
     "Mismatch",
     "NegativeLogLikelihood",
     "Objective",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
+from tensordict import TensorDict
 
 from fairlead import functional
 from fairlead.batch import Pairs
 from fairlead.objectives.base import Loss, Objective
 from fairlead.runtime.forward import Outputs
 
-__all__ = ["DPO", "INPO", "BradleyTerry", "PreferenceObjective", "RewardObjective"]
+__all__ = ["DPO", "INPO", "BradleyTerry", "CostModel", "PreferenceObjective", "RewardObjective"]
 
 
 class _PairObjective(Objective):
@@ -143,6 +144,9 @@ class RewardObjective(_PairObjective, slot="reward-objective"):
 
     needs: ClassVar[tuple[str, ...]] = ("scores",)
 
+    direction: ClassVar[int] = 1
+    """−1 where the chosen response should score lower: the model tells a cost."""
+
 
 class BradleyTerry(RewardObjective, name="bradley-terry"):
     """The chosen response should score higher: −log σ(r_chosen − r_rejected − margin).
@@ -167,6 +171,56 @@ class BradleyTerry(RewardObjective, name="bradley-terry"):
                 "score": (weight * (chosen + rejected) / 2).sum(),
             }
         return (weight * loss).sum(), metrics
+
+
+class CostModel(RewardObjective, name="cost"):
+    """The rejected, more harmful response should cost more, a harmful one more than 0 and a harmless one less than 0.
+
+    Whether a response is harmful stands in two columns of the data (true or false; null: not known). With `sign: 0` they are not
+    needed, and the costs have no zero: a limit must then be found on labelled responses.
+
+    Source: Dai et al. 2023 (Safe RLHF, arXiv 2310.12773), section 3.2; the decay is that of the released code.
+    """
+
+    direction: ClassVar[int] = -1
+
+    sign: float = Field(1.0, ge=0, description="weight of the sign terms; 0 is Bradley–Terry on costs")
+    decay: float = Field(1e-3, ge=0, description="weight of the mean squared cost of both responses")
+    chosen_label: str = Field("chosen_harmful", description="column that says whether the chosen response is harmful")
+    rejected_label: str = Field(
+        "rejected_harmful", description="column that says whether the rejected response is harmful"
+    )
+
+    def prepare(self, batch: Pairs) -> Pairs:
+        batch = super().prepare(batch)
+        if not self.sign:
+            return batch
+        labels = {"chosen": self.chosen_label, "rejected": self.rejected_label}
+        signs = {side: torch.tensor([_sign(row, column) for row in batch.rows]) for side, column in labels.items()}
+        return batch.replace(extras=TensorDict(signs, batch_size=batch.batch_size))
+
+    def __call__(self, outputs: Outputs, batch: Pairs) -> Loss:
+        chosen, rejected, weight = outputs.scores[:, 0], outputs.scores[:, 1], batch.loss_weight
+        safer, worse = (None, None) if batch.extras is None else (batch.extras["chosen"], batch.extras["rejected"])
+        loss = functional.cost_model_loss(chosen, rejected, safer, worse, self.sign, self.decay)
+        with torch.no_grad():
+            metrics = {
+                "accuracy": (weight * _wins(rejected - chosen)).sum(),
+                "margin": (weight * (rejected - chosen)).sum(),
+                "score": (weight * (chosen + rejected) / 2).sum(),
+            }
+        return (weight * loss).sum(), metrics
+
+
+def _sign(row: dict[str, Any], column: str) -> float:
+    """1 harmful, −1 harmless, 0 not known."""
+    label = row.get(column, "missing")
+    if label not in (True, False, None):
+        raise ValueError(
+            f"objective cost reads from the column {column!r} of every pair whether a response is harmful (true, false or null) and "
+            f"found {label!r}: name the columns by chosen_label and rejected_label, or set sign: 0"
+        )
+    return 0.0 if label is None else 1.0 if label else -1.0
 
 
 def _wins(difference: torch.Tensor) -> torch.Tensor:

@@ -17,11 +17,14 @@ from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Experience, Prompts, Samples, take
+from fairlead.constraints import Constraint, cost_lesson, with_lagrangian, with_lessons
 from fairlead.credit import GAE, Credit
 from fairlead.data import DataError, FilterReport, SeededSampler, drop_overlong, prompts_batch, to_prompts
 from fairlead.detectors import Detectors, Rollback, default_detectors, raised
 from fairlead.diagnostics import Diagnostic
+from fairlead.models import ModelSpec
 from fairlead.objectives import PolicyObjective, PPOClip, ValueClip, ValueObjective
+from fairlead.parts import nearest
 from fairlead.regularisers import KL, Regulariser
 from fairlead.rewards import Reward, combine
 from fairlead.rollouts import Collection, Once, Rollout, SampleRollout
@@ -75,6 +78,9 @@ class Online(Stage, name="online"):
     shaping: list[Shaping] = Field(default_factory=list, description="what becomes of the score, in order")
     selection: list[Selection] = Field(default_factory=list, description="which samples count, in order")
     credit: Credit = Field(default_factory=GAE, description="from rewards to advantages")
+    constraints: dict[str, Constraint] = Field(
+        default_factory=dict, description="limits on the mean of a judge, by name, each kept by a multiplier"
+    )
     objective: PolicyObjective = Field(default_factory=PPOClip, description="the policy's loss")
     value_objective: ValueObjective = Field(default_factory=ValueClip, description="the critic's loss")
 
@@ -123,6 +129,12 @@ class Online(Stage, name="online"):
                 "objective.mismatch weighs the trainer's log-probabilities against the sampler's, and old_logprobs: sampler makes "
                 "them the same: set old_logprobs to recompute, or leave mismatch out"
             )
+        for name, constraint in self.constraints.items():
+            if constraint.channel not in self.rewards:
+                raise ValueError(
+                    f"constraint {name} is on the judge {constraint.channel!r}, which is not among the rewards (weight 0 only "
+                    f"records it); {nearest(constraint.channel, self.rewards)}"
+                )
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError(
                 "every reward has weight 0, so there is nothing to learn from; judges belong in `monitors`"
@@ -145,7 +157,11 @@ class Online(Stage, name="online"):
         policy = run.open(
             "policy", self.model, optimiser=self.optimiser, total_steps=(self.steps - self.critic_warmup) * updates
         )
-        critic = self._open_critic(run, self.steps * updates)
+        critic = self._open_critic(run, "critic", self.critic, self.steps * updates)
+        cost_critics = {
+            name: self._open_critic(run, f"critic-{name}", constraint.critic or self.critic, self.steps * updates)
+            for name, constraint in self.constraints.items()
+        }
         reference = open_reference(run, self.reference, self.model) if self.regulariser.needs_reference else None
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
             source.open(run, name)
@@ -163,9 +179,10 @@ class Online(Stage, name="online"):
             prompts = self._prompts(records, sampler, policy, longest, run.seed + step)
             draws = self._draws(run, prompts, _Models(policy, critic, reference), looking, metrics)
             experience, found = self.collection(draws)
-            experience, compared = _without_anchors(self.credit(experience))
+            experience, limits = self._credited(experience, cost_critics)
+            experience, compared = _without_anchors(experience)
             experience = self._select(experience, after_credit=True)
-            metrics |= found | compared | self.regulariser.observe(experience)
+            metrics |= found | limits | compared | self.regulariser.observe(experience)
             with run.phase("update"):
                 loss = objective.with_kl(self.regulariser.loss_coefficient, self.regulariser.loss_estimator)
                 if critic is not None:
@@ -173,6 +190,13 @@ class Online(Stage, name="online"):
                         experience, self.value_objective, self.epochs, self.minibatches, run.seed + step
                     )
                     metrics |= {f"critic/{name}": value for name, value in learned.items()}
+                for name, group in cost_critics.items():
+                    if group is not None:
+                        lesson = cost_lesson(experience, name)
+                        learned = group.update(
+                            lesson, self.value_objective, self.epochs, self.minibatches, run.seed + step
+                        )
+                        metrics |= {f"constraint/{name}/critic/{key}": value for key, value in learned.items()}
                 if step > self.critic_warmup:
                     learned = policy.update(experience, loss, self.epochs, self.minibatches, run.seed + step)
                     metrics |= {f"policy/{name}": value for name, value in learned.items()}
@@ -296,6 +320,8 @@ class Online(Stage, name="online"):
         """Combine the channels, shape the score, select rows, lay the reward on tokens."""
         score = combine(dict(experience.channels.items()), self.rewards)
         failed = ~torch.isfinite(score) | ~experience.mask.any(1)
+        for constraint in self.constraints.values():
+            failed |= ~torch.isfinite(constraint.cost(experience))
         weight = torch.where(failed, 0.0, experience.weight)
         score = torch.where(failed, 0.0, score)
         if experience.anchor is not None:
@@ -307,6 +333,30 @@ class Online(Stage, name="online"):
         experience = self._select(experience, after_credit=False)
         rewards = functional.place_at_last_token(experience.score.nan_to_num(), experience.mask)
         return experience.replace(rewards=rewards - self.regulariser.penalty(experience))
+
+    def _credited(
+        self, experience: Experience, critics: dict[str, ModelGroup | None]
+    ) -> tuple[Experience, dict[str, float]]:
+        """Advantages; under constraints those of the Lagrangian, and what the critic of each cost must learn.
+
+        Credit is taken of the mixture of rewards and values, not mixed of several credits: for linear credit that is the same, and
+        whitening or a division by a group's spread then does not change what a cost weighs against the reward.
+        """
+        if not self.constraints:
+            return self.credit(experience), {}
+        metrics: dict[str, float] = {}
+        costs: dict[str, Experience] = {}
+        for name, constraint in self.constraints.items():
+            metrics |= {f"constraint/{name}/{key}": value for key, value in constraint.observe(experience).items()}
+            costs[name] = constraint.in_place_of_reward(experience)
+            critic = critics[name]
+            if critic is not None:
+                costs[name] = costs[name].replace(values=critic.values(experience))
+        credited = self.credit(with_lagrangian(experience, self.constraints, costs))
+        if self.credit.needs_values:
+            credited = with_lessons(credited, {name: self.credit(cost) for name, cost in costs.items()})
+            credited = credited.replace(values=experience.values, returns=self.credit(experience).returns)
+        return credited.replace(score=experience.score, rewards=experience.rewards), metrics
 
     def _select(self, experience: Experience, after_credit: bool) -> Experience:
         for selection in self.selection:
@@ -329,11 +379,10 @@ class Online(Stage, name="online"):
 
     # -- what the step needs --------------------------------------------------------------------------------------------
 
-    def _open_critic(self, run: StageRun, updates: int) -> ModelGroup | None:
+    def _open_critic(self, run: StageRun, role: str, model: ModelSpec | None, updates: int) -> ModelGroup | None:
         if not self.credit.needs_values:
             return None
-        model = self.critic or self.model
-        return run.open("critic", model, "scalar", self.critic_optimiser or self.optimiser, updates)
+        return run.open(role, model or self.model, "scalar", self.critic_optimiser or self.optimiser, updates)
 
 
 def _without_anchors(experience: Experience) -> tuple[Experience, dict[str, float]]:

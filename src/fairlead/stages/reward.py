@@ -68,7 +68,7 @@ class RewardModel(Stage, name="reward"):
             metrics = {f"policy/{name}": value for name, value in learned.items()} | {"tokens": float(batch.mask.sum())}
             if held_out is not None and (step % self.validate_every == 0 or step == steps):
                 with run.phase("validate"):
-                    scores = model.scores(held_out)
+                    scores = self.objective.direction * model.scores(held_out)
                 difference = scores[:, 0] - scores[:, 1]
                 metrics["validation/accuracy"] = float((difference > 0).float().mean())
                 metrics["validation/loss"] = float(torch.nn.functional.softplus(-difference).mean())
@@ -77,7 +77,7 @@ class RewardModel(Stage, name="reward"):
         run.count(fitted)
         result: dict[str, Any] = {"steps": steps, "pairs": report.kept}
         if held_out is not None:
-            scores, rows = model.scores(held_out), list(held_out.rows)
+            scores, rows = self.objective.direction * model.scores(held_out), list(held_out.rows)
             result["validation"] = judge_pairs(scores[:, 0], scores[:, 1], rows)
             result["validation"]["baselines"]["bag_of_words"] = bag_of_words_accuracy(
                 [_row(pair) for group in groups for pair in group], rows
