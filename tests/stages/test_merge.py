@@ -11,12 +11,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from fairlead.models import ModelError, ModelSpec, load_model
 from fairlead.runs import read_json
+from fairlead.worlds import TokenWorld
 from tiny_models import FAMILIES, save_tiny_model, tiny_model
-from tiny_runs import exported, run_stages, tiny_recipe
+from tiny_runs import exported, logged, run_stages, tiny_recipe
 
 
 def weights(directory: Path) -> dict[str, Tensor]:
@@ -124,10 +125,13 @@ def test_exceptions_by_name_and_rows_of_special_tokens(three: Path) -> None:
             assert torch.equal(tensor[4:], 0.5 * a[name][4:] + 0.5 * b[name][4:])
 
 
+def test_an_exception_that_fits_no_tensor_is_an_error(three: Path) -> None:
+    with pytest.raises(ModelError, match=r"'layers\.7' is found in no name; the first is"):
+        merge(three, exceptions={"layers.7": "linear"})
+
+
 def test_reward_models_and_integers(three: Path) -> None:
     for name in "ab":
-        from transformers import AutoModelForSequenceClassification
-
         AutoModelForSequenceClassification.from_pretrained(three / name, num_labels=1).save_pretrained(three / name)
         state = weights(three / name)
         save_file(state | {"table": torch.tensor([1, 2])}, three / name / "model.safetensors", {"format": "pt"})
@@ -180,3 +184,38 @@ def test_models_that_do_not_belong_together(three: Path, tmp_path: Path) -> None
 def test_what_is_refused_in_the_recipe(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         tiny_recipe({"merge": {"models": {"a": "a", "b": "b"}, **fields}})
+
+
+def test_a_soup_as_reference(shelf: Path, tmp_path: Path) -> None:
+    """A soup of one model, or of the same one twice, is that model: PPO to the last bit. Another pulls from the first step on."""
+    start, other = shelf / "world", TokenWorld(symbols=4, maximum_tokens=4, seed=1).save_model(tmp_path / "other")
+
+    def online(reference: str | None) -> dict[str, Any]:
+        return {
+            "part": "online",
+            "model": str(start),
+            "reference": reference,
+            "prompts": str(shelf / "world.jsonl"),
+            "rewards": {"share": "test-share-of"},
+            "rollout": {"part": "sample", "n": 2, "sampling": {"maximum_tokens": 4}},
+            "steps": 2,
+            "batch_size": 3,
+            "optimiser": {"learning_rate": 1e-3},
+        }
+
+    soups = {
+        "plain": None,
+        "first": {"models": {"a": str(start), "b": str(other)}, "merger": {"weights": {"a": 1, "b": 0}}},
+        "twice": {"models": {"a": str(start), "b": str(start)}},
+        "middle": {"models": {"a": str(start), "b": str(other)}},
+    }
+    made, rows = {}, {}
+    for name, soup in soups.items():
+        stages: dict[str, Any] = {} if soup is None else {"merge": soup}
+        stages["online"] = online(None if soup is None else "stage:merge")
+        run = run_stages(tmp_path / name, stages)
+        made[name], rows[name] = exported(run.directory, "online"), logged(run.directory, "online")
+    for name in ("first", "twice"):
+        assert all(torch.equal(made["plain"][key], made[name][key]) for key in made["plain"])
+    assert abs(rows["plain"][0]["kl/k1"]) < 1e-5 and rows["middle"][0]["kl/k3"] > 1e-3
+    assert any(not torch.equal(made["plain"][key], made["middle"][key]) for key in made["plain"])

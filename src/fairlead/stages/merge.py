@@ -83,6 +83,9 @@ class Merge(Stage, name="merge"):
             first = next(iter(models.values()))
             _require_same_tokens({name: model.spec for name, model in everyone.items()})
             _require_same_tensors(everyone)
+            for pattern in self.exceptions:
+                if not any(re.search(pattern, name) for name in first.names):
+                    raise ModelError(f"exceptions: {pattern!r} is found in no name; the first is {first.names[0]}")
             record = {
                 "parents": {name: {"path": one.spec.path, "sha256": one.digest()} for name, one in everyone.items()},
                 "settings": self.model_dump(mode="json"),
