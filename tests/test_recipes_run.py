@@ -17,6 +17,8 @@ from tiny_models import save_tiny_model
 MOST = {
     "steps": 2,
     "batch_size": 2,
+    "rounds": 2,
+    "prompts_per_round": 2,
     "epochs": 1,
     "minibatches": 1,
     "critic_warmup": 1,
