@@ -46,6 +46,13 @@ class Salsa(Experiment, name="salsa"):
         AtMost("kl_lost", 0.0),
         AtMost("barrier", 0.0),
     )
+    remarks: ClassVar[str] = (
+        "Further from the start for every seed, as claimed, but to a higher reward for one seed, an equal one for another, a lower one for "
+        "the third. PPO arrives where the exact optimum of each reference lies, so it is the soups that differ: two imitations that "
+        "over-fit a tiny random model do not always lie in one basin (seed 0, whose soup is worse than its parents), and a soup that is "
+        "better than its parents by itself can still give the best responses less probability, on which the optimum at a small β depends "
+        "(seed 2)."
+    )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         lab = laboratory(seed, folder)
