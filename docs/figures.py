@@ -40,16 +40,18 @@ def _seeds(run: dict[str, Any]) -> str:
 
 
 def how_long() -> str:
-    """Wall time of the quickstart by phase."""
-    run = run_of("quickstart")
+    """Wall time of the quickstart by phase, with and without bfloat16 in the processor."""
+    runs = {"with bfloat16": run_of("quickstart"), "without bfloat16, in float32": run_of("quickstart-float32")}
+    return "\n".join(f"- {_how_long(kind, run)}" for kind, run in runs.items())
+
+
+def _how_long(kind: str, run: dict[str, Any]) -> str:
     seconds = {stage: figures["seconds"]["mean"] for stage, figures in run["figures"].items() if "seconds" in figures}
-    total = sum(seconds.values()) / 60
     parts = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
     threads = run["machine"]["runtime"]["threads"]
-    cores = "one CPU core" if threads == 1 else f"{threads or run['machine']['cpu_count']} CPU cores"
-    return (
-        f"On {cores} the quickstart took {total:.1f} minutes besides the installation ({parts}; mean of {_seeds(run)})."
-    )
+    cores = "one core" if threads == 1 else f"{threads or run['machine']['cpu_count']} cores"
+    repeated = f"; mean of {_seeds(run)}" if len(run["seeds"]) > 1 else ""
+    return f"{cores} of a processor {kind}: {sum(seconds.values()) / 60:.1f} minutes ({parts}{repeated})"
 
 
 def quickstart() -> str:
