@@ -48,6 +48,12 @@ class BalancedStart(Experiment, name="bai"):
         AtMost("lost_length", 0.1),
         AtMost("deficit", 0.05),
     )
+    remarks: ClassVar[str] = (
+        "The collapse that the method prevents did not happen here: the imitation of long answers lost at most a fifth of its length. With "
+        "at most 6 tokens, and a true reward that is a sum over them, there is little to lose. Merges begin near the middle length, and "
+        "with half of the base none lost any; the rewards at the end differ by up to a quarter in either direction, more than the 0.05 "
+        "that was fixed. No dip of the reward was seen from any start."
+    )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         lab = Laboratory(TokenWorld(symbols=3, maximum_tokens=6, prompts=3, seed=seed), folder)

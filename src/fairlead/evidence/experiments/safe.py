@@ -43,6 +43,12 @@ class Safe(Experiment, name="safe"):
         Better("loss_of_truth", 0.9, except_for=1),
         Better("kl", 0.7),
     )
+    remarks: ClassVar[str] = (
+        "The penalty pulls, and as released it does not: the KL is less than half of the baseline's for every seed. But it comes to rest 0.3 "
+        "to 0.5 nats above the threshold, because a pull that grows in proportion to the excess balances a steady push at some excess, "
+        "and advantages are whitened, so that the push does not shrink. Whether less KL means less hacking depends on the world: the habit "
+        "costs the truth in seed 1, hardly matters in seed 2, and in seed 0 the policy without a pull also finds what is truly good."
+    )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         lab = laboratory(seed, folder)
