@@ -52,7 +52,7 @@ HERE = Path(__file__).resolve().parent
 SEED = 0
 LEARNING_RATE = 1e-6
 HERE_FAST = {{"float32": "fp32", "bfloat16": "bf16"}[name]: name for name in hardware_precisions()}
-"""What is measured: bfloat16 that is emulated takes both sides fifty times longer, and nobody would use it."""
+"""What is measured: bfloat16 that is emulated takes both sides many times longer, and nobody would use it."""
 DPO_BETA = 0.1
 
 ALLOCATOR = {

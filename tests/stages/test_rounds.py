@@ -10,12 +10,13 @@ import torch
 from pydantic import ValidationError
 
 from fairlead.batch import Experience, Pairs, Samples
+from fairlead.data import DataError
 from fairlead.recipes.execute import resume
 from fairlead.rewards import Oracle, Reward, WinRate
 from fairlead.runs import Interrupted, Run, RunError
 from fairlead.selection import BestWorst, RandomPair
 from fairlead.worlds import CyclicOracle, TokenWorld, cyclic_preferences
-from tiny_runs import exported, logged, run_stages
+from tiny_runs import exported, logged, run_stages, write_records
 
 WORLD = TokenWorld(symbols=3, maximum_tokens=2)
 
@@ -143,6 +144,17 @@ def test_inpo_needs_pairs_of_its_own_policy(shelf: Path, tmp_path: Path) -> None
     stages = {"preference": {"model": str(shelf / "tiny"), "data": str(shelf / "pairs.jsonl"), "objective": "inpo"}}
     with pytest.raises(ValidationError, match="use the stage preference-rounds"):
         run_stages(tmp_path / "run", stages)
+
+
+def test_a_prompt_that_leaves_no_room_is_left_out_before_the_first_step(shelf: Path, tmp_path: Path) -> None:
+    """The context of this model is 32 tokens; a response takes 4 of them."""
+    records = [{"prompt": "a b"}, {"prompt": "b c"}, {"prompt": " ".join("a" * 29)}]
+    run = run_stages(tmp_path / "run", {"learn": stage(shelf, prompts=write_records(tmp_path / "p.jsonl", records))})
+    starts = [row for row in logged(run.directory, "learn") if "score" in row]
+    assert len(starts) == 3 and all(row["pairs"] > 0 for row in starts)
+    with pytest.raises(DataError, match="a source has no prompt of at most 28 tokens"):
+        alone = write_records(tmp_path / "long.jsonl", records[2:])
+        run_stages(tmp_path / "other", {"learn": stage(shelf, prompts=alone)})
 
 
 # -- pairing ------------------------------------------------------------------------------------------------------------

@@ -143,3 +143,13 @@ class Laboratory:
             "optimiser": {"learning_rate": rate, "schedule": "linear", "floor": 0.05},
             **changes,
         }
+
+    def shortfall(self, log_policy: Tensor) -> float:
+        """The largest true reward less the policy's, [X, Y], mean over prompts."""
+        reward = (log_policy.exp() * self.world.rewards).sum(-1)
+        return float((self.world.rewards.max(-1).values - reward).mean())
+
+    @staticmethod
+    def function_reward(function: str, weight: float) -> dict[str, Any]:
+        """A reward by `module:function` of this package, whose first call imports all of it in a process of its own."""
+        return {"part": "function", "function": function, "weight": weight, "workers": 1, "timeout": 300.0}

@@ -4,7 +4,7 @@ Knows: transformers' attention interface.
 Does not know: models, what the rows are.
 
 torch's CPU kernel for attention is made for long sequences. On rows of a few hundred tokens, which is what feedback consists of, two
-batched matrix products with a softmax between them take a quarter to two thirds of its time in bfloat16.
+batched matrix products with a softmax between them are faster: `benchmarks/reading.py` measures by how much.
 
 In a ragged batch all tokens of all rows lie one behind the other in one sequence [1, N], so that no layer computes padding. Only
 attention needs to know the rows: it gathers the queries and keys that belong together, and puts the results back.

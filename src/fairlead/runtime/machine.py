@@ -43,7 +43,7 @@ def cpu_flags() -> set[str]:
 
 
 def fast_bfloat16() -> bool:
-    """Whether bfloat16 products are done by the hardware here: without it they can be fifty times slower than float32."""
+    """Whether bfloat16 products are done by the hardware here: without it they are far slower than those in float32."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())

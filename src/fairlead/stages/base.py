@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from itertools import accumulate
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from fairlead.batch import Batch
-from fairlead.data import DataSource
+from fairlead.data import DataError, DataSource, FilterReport, drop_overlong
 from fairlead.models import ModelSpec
 from fairlead.parts import Part, parts_within
 from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup
 
-__all__ = ["EvenSources", "Model", "Sources", "Stage", "open_reference", "reference_logprobs"]
+__all__ = ["EvenSources", "Model", "Sources", "Stage", "fitting_prompts", "open_reference", "reference_logprobs"]
 
 Model = Annotated[ModelSpec, BeforeValidator(ModelSpec.coerce)]
 """A model in a recipe: its path, or a mapping."""
@@ -71,3 +72,38 @@ def reference_logprobs(
     if reference is None:
         return policy.token_logprobs(batch, temperature, reference=True)
     return reference.token_logprobs(batch, temperature)
+
+
+def fitting_prompts(
+    policy: ModelGroup, records: list[Any], report: FilterReport, response: int, maximum: int | None
+) -> tuple[list[Any], FilterReport, int | None]:
+    """The prompts that leave the context room for a response, what became of the others, and the length to cut to.
+
+    Looked at before the first step: a prompt that does not fit would end the run whenever it is drawn. With a `maximum` longer
+    prompts lose their beginning; without one they are left out.
+    """
+    room = None if policy.context is None else policy.context - response
+    if room is not None and room < 1:
+        raise DataError(
+            f"the context of {policy.context} tokens has no room for a prompt beside a response of {response}: lower "
+            "sampling.maximum_tokens"
+        )
+    longest = min((limit for limit in (room, maximum) if limit is not None), default=None)
+    if longest is None:
+        return records, report, None
+    if maximum is not None:
+        cut = sum(len(policy.codec.encode_prompt(record.prompt)) > longest for record in records)
+        if cut:
+            report.change(f"prompt cut to its last {longest} tokens", count=cut)
+        return records, report, longest
+    ends = list(accumulate(report.sizes))
+    sources = [records[end - size : end] for end, size in zip(ends, report.sizes, strict=True)]
+    kept = [drop_overlong(source, policy.codec, longest) for source in sources]
+    if not all(source for source, _ in kept):
+        raise DataError(
+            f"a source has no prompt of at most {longest} tokens, which is what the context of {policy.context} leaves beside a "
+            "response: set maximum_prompt, or lower sampling.maximum_tokens"
+        )
+    report.kept, report.sizes = 0, [len(source) for source, _ in kept]
+    report.add(dropped for _, dropped in kept)
+    return [record for source, _ in kept for record in source], report, longest

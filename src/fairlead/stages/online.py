@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, count
+from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from fairlead import functional
 from fairlead.batch import Experience, Prompts, Samples, take
 from fairlead.constraints import Constraint, cost_lesson, with_lagrangian, with_lessons
 from fairlead.credit import GAE, Credit
-from fairlead.data import DataError, FilterReport, SeededSampler, drop_overlong, prompts_batch, to_prompts
+from fairlead.data import SeededSampler, prompts_batch, to_prompts
 from fairlead.detectors import Detectors, Rollback, default_detectors, raised
 from fairlead.diagnostics import Diagnostic
 from fairlead.models import ModelSpec
@@ -32,7 +32,7 @@ from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
 from fairlead.selection import Selection
 from fairlead.shaping import Shaping
-from fairlead.stages.base import Model, Sources, Stage, open_reference, reference_logprobs
+from fairlead.stages.base import Model, Sources, Stage, fitting_prompts, open_reference, reference_logprobs
 
 __all__ = ["Online"]
 
@@ -165,7 +165,12 @@ class Online(Stage, name="online"):
         reference = open_reference(run, self.reference, self.model) if self.regulariser.needs_reference else None
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
             source.open(run, name)
-        records, report, longest = self._fitting(policy, *to_prompts([run.read(source) for source in self.prompts]))
+        records, report, longest = fitting_prompts(
+            policy,
+            *to_prompts([run.read(source) for source in self.prompts]),
+            self.rollout.maximum_tokens,
+            self.maximum_prompt,
+        )
         run.count(report)
         sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
         run.keep("prompts", sampler)
@@ -217,39 +222,6 @@ class Online(Stage, name="online"):
         return run.finish({"steps": self.steps}, policy)
 
     # -- one paragraph of the step each ---------------------------------------------------------------------------------
-
-    def _fitting(
-        self, policy: ModelGroup, records: list[Any], report: FilterReport
-    ) -> tuple[list[Any], FilterReport, int | None]:
-        """The prompts that leave the context room for a response, what became of the others, and the length to cut to.
-
-        Looked at before the first step: a prompt that does not fit would end the run whenever it is drawn.
-        """
-        room = None if policy.context is None else policy.context - self.rollout.maximum_tokens
-        if room is not None and room < 1:
-            raise DataError(
-                f"the context of {policy.context} tokens has no room for a prompt beside a response of "
-                f"{self.rollout.maximum_tokens}: lower sampling.maximum_tokens"
-            )
-        longest = min((limit for limit in (room, self.maximum_prompt) if limit is not None), default=None)
-        if longest is None:
-            return records, report, None
-        if self.maximum_prompt is not None:
-            cut = sum(len(policy.codec.encode_prompt(record.prompt)) > longest for record in records)
-            if cut:
-                report.change(f"prompt cut to its last {longest} tokens", count=cut)
-            return records, report, longest
-        ends = list(accumulate(report.sizes))
-        sources = [records[end - size : end] for end, size in zip(ends, report.sizes, strict=True)]
-        kept = [drop_overlong(source, policy.codec, longest) for source in sources]
-        if not all(source for source, _ in kept):
-            raise DataError(
-                f"a source has no prompt of at most {longest} tokens, which is what the context of {policy.context} leaves beside a "
-                "response: set maximum_prompt, or lower sampling.maximum_tokens"
-            )
-        report.kept, report.sizes = 0, [len(source) for source, _ in kept]
-        report.add(dropped for _, dropped in kept)
-        return [record for source, _ in kept for record in source], report, longest
 
     def _prompts(
         self, records: list[Any], sampler: SeededSampler, policy: ModelGroup, longest: int | None, seed: int

@@ -23,7 +23,7 @@ from fairlead.runs import RunError, StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
 from fairlead.selection import BestWorst, Pairing
 from fairlead.shaping import Shaping
-from fairlead.stages.base import Model, Sources, Stage, open_reference, reference_logprobs
+from fairlead.stages.base import Model, Sources, Stage, fitting_prompts, open_reference, reference_logprobs
 
 __all__ = ["PreferenceRounds"]
 
@@ -67,7 +67,10 @@ class PreferenceRounds(Stage, name="preference-rounds"):
     )
     batch_size: int = Field(32, ge=1, description="pairs in one optimiser step")
     maximum_prompt: int | None = Field(
-        None, ge=1, description="longest prompt, tokens; longer ones lose their beginning"
+        None,
+        ge=1,
+        description="longest prompt, tokens; longer ones lose their beginning. null: prompts that leave the context no room for a "
+        "response are left out",
     )
 
     @model_validator(mode="after")
@@ -84,7 +87,12 @@ class PreferenceRounds(Stage, name="preference-rounds"):
         reference = open_reference(run, self.reference, self.model)
         for name, source in (self.rewards | self.monitors).items():
             source.open(run, name)
-        records, report = to_prompts([run.read(source) for source in self.prompts])
+        records, report, longest = fitting_prompts(
+            policy,
+            *to_prompts([run.read(source) for source in self.prompts]),
+            self.rollout.maximum_tokens,
+            self.maximum_prompt,
+        )
         run.count(report)
         prompts = SeededSampler(report.sizes, self.prompts_per_round, run.seed, weights=report.weights)
         run.keep("prompts", prompts)
@@ -98,7 +106,7 @@ class PreferenceRounds(Stage, name="preference-rounds"):
             if place == 0:
                 with run.phase("rollout"):
                     chosen = [records[index] for index in prompts.next()]
-                    samples = self._sample(policy, chosen, run.seed + number)
+                    samples = self._sample(policy, chosen, longest, run.seed + number)
                 with run.phase("judge"):
                     experience = self._judge(samples)
                     metrics |= self._describe(experience) | self._ask(samples)
@@ -118,9 +126,9 @@ class PreferenceRounds(Stage, name="preference-rounds"):
 
     # -- one paragraph of the round each --------------------------------------------------------------------------------
 
-    def _sample(self, policy: ModelGroup, records: list[Any], seed: int) -> Samples:
+    def _sample(self, policy: ModelGroup, records: list[Any], longest: int | None, seed: int) -> Samples:
         """Responses to the prompts of the round."""
-        batch = prompts_batch(records, policy.codec, seed, maximum=self.maximum_prompt, overlong="truncate_left")
+        batch = prompts_batch(records, policy.codec, seed, maximum=longest, overlong="truncate_left")
         return self.rollout(policy, batch)
 
     def _judge(self, samples: Samples) -> Experience:

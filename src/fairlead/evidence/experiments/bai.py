@@ -103,13 +103,7 @@ class BalancedStart(Experiment, name="bai"):
             "credit": "group-relative",
         }
         stage = lab.online(_STEPS, 12, 8, 2e-3, **changes)
-        stage["rewards"]["length"] = {
-            "part": "function",
-            "function": "fairlead.evidence.experiments.bai:middle_length",
-            "weight": 2.0,
-            "workers": 1,
-            "timeout": 300.0,  # the first call imports this package
-        }
+        stage["rewards"]["length"] = lab.function_reward("fairlead.evidence.experiments.bai:middle_length", 2.0)
         rows = lab.run(stage, seed).metrics
         lengths, rewards = ([float(row[key]) for row in rows] for key in ("length", "score"))
         return {

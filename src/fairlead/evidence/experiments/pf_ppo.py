@@ -60,8 +60,7 @@ class PolicyFiltrationExperiment(Experiment, name="pf-ppo"):
             "diagnostics": {"filters": {"part": "filter-agreement", "truth": "true"}},
         }
         outcome = lab.run(lab.online(_STEPS, 12, 5, 3e-3, **changes), seed)
-        reward = (outcome.log_policy.exp() * lab.world.rewards).sum(-1)
         return {
-            "shortfall": float((lab.world.rewards.max(-1).values - reward).mean()),
+            "shortfall": lab.shortfall(outcome.log_policy),
             "disagreement": 1 - float(outcome.metrics[0][f"diagnostic/filters/{name}"]),
         }

@@ -60,17 +60,10 @@ class PPOMax(Experiment, name="ppo-max"):
 
     def _train(self, lab: Laboratory, seed: int, changes: dict[str, Any], steps: int) -> dict[str, float]:
         stage = lab.online(steps, 24, 1, 5e-3, epochs=2, **changes)
-        stage["rewards"]["habit"] = {
-            "part": "function",
-            "function": "fairlead.evidence.experiments.ppo_max:share_of_a",
-            "weight": 4.0,
-            "workers": 1,
-            "timeout": 300.0,  # the first call imports this package
-        }
+        stage["rewards"]["habit"] = lab.function_reward("fairlead.evidence.experiments.ppo_max:share_of_a", 4.0)
         policy = lab.run(stage, seed).log_policy
-        reward = (policy.exp() * lab.world.rewards).sum(-1)
         return {
-            "loss_of_truth": float((lab.world.rewards.max(-1).values - reward).mean()),
+            "loss_of_truth": lab.shortfall(policy),
             "kl": float(lab.world.divergence(policy, lab.log_reference).mean()),
         }
 

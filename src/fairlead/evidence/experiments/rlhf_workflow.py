@@ -66,9 +66,7 @@ def _train(lab: Laboratory, seed: int, **changes: Any) -> Outcome:
 
 
 def _figures(lab: Laboratory, outcome: Outcome) -> dict[str, float]:
-    rewards, policy = lab.world.rewards, outcome.log_policy.exp()
-    divergence = (policy * (outcome.log_policy - lab.log_reference)).sum(-1)
     return {
-        "shortfall": float((rewards.max(1).values - (policy * rewards).sum(-1)).mean()),
-        "kl": float(divergence.mean()),
+        "shortfall": lab.shortfall(outcome.log_policy),
+        "kl": float(lab.world.divergence(outcome.log_policy, lab.log_reference).mean()),
     }

@@ -73,20 +73,13 @@ class Safe(Experiment, name="safe"):
             "value_objective": {"part": "value-huber", "position": "prompt"},
         }
         stage = lab.online(_STEPS, 48, 1, 5e-3, **changes)
-        stage["rewards"]["habit"] = {
-            "part": "function",
-            "function": "fairlead.evidence.experiments.ppo_max:share_of_a",
-            "weight": 4.0,
-            "workers": 1,
-            "timeout": 300.0,  # the first call imports this package
-        }
+        stage["rewards"]["habit"] = lab.function_reward("fairlead.evidence.experiments.ppo_max:share_of_a", 4.0)
         outcome = lab.run(stage, seed)
         policy, last = outcome.log_policy, outcome.metrics[-1]
-        reward = (policy.exp() * lab.world.rewards).sum(-1)
         distance = float(last["kl/smoothed"]) - float(last["kl/threshold"])
         return {
             "above": max(distance, 0.0),
             "below": max(-distance, 0.0),
-            "loss_of_truth": float((lab.world.rewards.max(-1).values - reward).mean()),
+            "loss_of_truth": lab.shortfall(policy),
             "kl": float(lab.world.divergence(policy, lab.log_reference).mean()),
         }

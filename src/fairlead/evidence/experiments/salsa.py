@@ -71,11 +71,11 @@ class Salsa(Experiment, name="salsa"):
         found: dict[str, dict[str, float]] = {}
         for reference in ("soup", "a"):
             policies = {beta: self._train(lab, seed, made["a"].model, made[reference].model, beta) for beta in _BETAS}
-            figures = {f"shortfall_{beta}": _shortfall(lab, policy) for beta, policy in policies.items()}
+            figures = {f"shortfall_{beta}": lab.shortfall(policy) for beta, policy in policies.items()}
             figures["shortfall"] = sum(figures[f"shortfall_{beta}"] for beta in _BETAS) / len(_BETAS)
             moved = [float(lab.world.divergence(policy, made["a"].log_policy).mean()) for policy in policies.values()]
             found[reference] = figures | {"kl": sum(moved) / len(moved)}
-        own = {name: _shortfall(lab, outcome.log_policy) for name, outcome in made.items()}
+        own = {name: lab.shortfall(outcome.log_policy) for name, outcome in made.items()}
         extra = {
             "kl_lost": found["a"]["kl"] - found["soup"]["kl"],
             "barrier": own["soup"] - (own["a"] + own["b"]) / 2,
@@ -90,8 +90,3 @@ class Salsa(Experiment, name="salsa"):
             "credit": "gae",
         }
         return lab.run(lab.online(_STEPS, 24, 4, 5e-3, **changes), seed).log_policy
-
-
-def _shortfall(lab: Laboratory, log_policy: Tensor) -> float:
-    """The largest reward less the policy's, mean over prompts."""
-    return float((lab.world.rewards.max(-1).values - (log_policy.exp() * lab.world.rewards).sum(-1)).mean())
