@@ -212,3 +212,17 @@ def test_workers_stay_light(functions: str, tmp_path: Path) -> None:
         "import sys\ndef loaded(prompt, response):\n    return float('torch' in sys.modules)\n", encoding="utf-8"
     )
     assert ask(FunctionReward(function="weighs:loaded", workers=1), "a") == [0.0]
+
+
+def test_workers_look_where_this_process_looks_now(
+    functions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that another reward keeps alive was started before the path grew."""
+    kept = FunctionReward(function=f"{functions}:size", workers=1)
+    assert ask(kept, "a", close=False) == [1.0]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "came_later.py").write_text("def two(prompt, response):\n    return 2.0\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(elsewhere)
+    assert ask(FunctionReward(function="came_later:two", workers=1), "a") == [2.0]
+    kept.close()

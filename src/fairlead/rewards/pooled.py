@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable
@@ -29,27 +30,32 @@ logger = logging.getLogger(__name__)
 
 
 class Pool:
-    """Worker processes that all rewards with the same number of workers share; the last to leave ends them."""
+    """Worker processes that all rewards with the same number of workers share; the last to leave ends them.
 
-    _running: ClassVar[dict[int, Pool]] = {}
+    Workers find modules where this process found them when they were started, so rewards that came after a change of
+    the path or of the working directory have a pool of their own.
+    """
+
+    _running: ClassVar[dict[tuple[Any, ...], Pool]] = {}
 
     @classmethod
     def share(cls, workers: int) -> Pool:
         """The pool of so many workers (0: one for every core up to 4); ends with as many calls of `leave`."""
         workers = workers or min(os.cpu_count() or 1, 4)
-        pool = cls._running.get(workers)
+        key = (workers, os.getcwd(), *sys.path)
+        pool = cls._running.get(key)
         if pool is None:
-            pool = cls._running[workers] = cls(workers)
+            pool = cls._running[key] = cls(workers, key)
         pool._users += 1
         return pool
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, key: tuple[Any, ...]) -> None:
         from pebble import ProcessPool
 
         # Never fork: this process has threads of torch, and a child would inherit their locks.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         self._processes = ProcessPool(max_workers=workers, context=multiprocessing.get_context(method))
-        self._workers, self._users = workers, 0
+        self._key, self._users = key, 0
 
     def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout: float) -> Any:
         """A future of `function(*arguments)`, whose process is killed after `timeout` seconds of work."""
@@ -59,7 +65,7 @@ class Pool:
         """One reward less."""
         self._users -= 1
         if self._users == 0:
-            del self._running[self._workers]
+            del self._running[self._key]
             self._processes.stop()
             self._processes.join()
 
