@@ -14,6 +14,7 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -42,7 +43,7 @@ class Pool:
     def share(cls, workers: int) -> Pool:
         """The pool of so many workers (0: one for every core up to 4); ends with as many calls of `leave`."""
         workers = workers or min(os.cpu_count() or 1, 4)
-        key = (workers, os.getcwd(), *sys.path)
+        key = (workers, Path.cwd(), *sys.path)
         pool = cls._running.get(key)
         if pool is None:
             pool = cls._running[key] = cls(workers, key)
