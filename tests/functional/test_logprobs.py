@@ -14,7 +14,7 @@ TOKENS = torch.tensor([[0, 2]])
 
 @pytest.fixture(params=[1 << 24, 7], ids=["one piece", "many pieces"])
 def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE_ELEMENTS", request.param)
+    monkeypatch.setitem(module.PIECE_ELEMENTS, "cpu", request.param)
 
 
 @pytest.mark.usefixtures("pieces")
@@ -76,7 +76,7 @@ def test_pieces_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(3, 11, 32)
     tokens = torch.randint(32, (3, 11))
     whole = functional.token_logprobs_and_entropy(logits, tokens)
-    monkeypatch.setattr(module, "PIECE_ELEMENTS", 100)
+    monkeypatch.setitem(module.PIECE_ELEMENTS, "cpu", 100)
     cut = functional.token_logprobs_and_entropy(logits, tokens)
     assert torch.equal(whole[0], cut[0])
     assert torch.equal(whole[1], cut[1])
@@ -84,9 +84,9 @@ def test_pieces_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pieces_cover_every_position_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for elements in (1, 10, 64, 100, 1000):
-        monkeypatch.setattr(module, "PIECE_ELEMENTS", elements)
+        monkeypatch.setitem(module.PIECE_ELEMENTS, "cpu", elements)
         seen = torch.zeros(5, 7)
-        for piece in module._pieces(5, 7, 3):
+        for piece in module._pieces(torch.empty(5, 7, 3)):
             seen[piece] += 1
             assert seen[piece].numel() * 3 <= max(elements, 3)
         assert (seen == 1).all()

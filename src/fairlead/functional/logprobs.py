@@ -19,7 +19,9 @@ from torch import Tensor
 
 from fairlead.functional._checks import at_least_float32, require_positive
 
-PIECE_ELEMENTS = 1 << 24  # logits per piece: 64 MiB in float32
+PIECE_ELEMENTS = {"cpu": 1 << 18}
+"""Logits per piece by device: a piece and what is made of it should stay in a processor's cache."""
+_PIECE_ELEMENTS = 1 << 24  # elsewhere: 64 MiB in float32, since every piece costs several launches
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
@@ -73,9 +75,10 @@ def _compute(logits: Tensor, tokens: Tensor | None, temperature: float, with_ent
     return logprobs.reshape(shape), entropies.reshape(shape)
 
 
-def _pieces(rows: int, length: int, vocabulary: int) -> Iterator[tuple[slice, slice]]:
+def _pieces(logits: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cut [rows, length] into blocks of about PIECE_ELEMENTS logits: whole rows where they fit, else parts of one."""
-    positions = max(1, PIECE_ELEMENTS // max(1, vocabulary))
+    rows, length, vocabulary = logits.shape
+    positions = max(1, PIECE_ELEMENTS.get(logits.device.type, _PIECE_ELEMENTS) // max(1, vocabulary))
     row_step = max(1, positions // max(1, length))
     token_step = min(max(1, length), positions)
     for row in range(0, rows, row_step):
@@ -83,14 +86,14 @@ def _pieces(rows: int, length: int, vocabulary: int) -> Iterator[tuple[slice, sl
             yield slice(row, row + row_step), slice(token, token + token_step)
 
 
-def _log_softmax(piece: Tensor, temperature: float) -> Tensor:
+def _tempered(piece: Tensor, temperature: float) -> Tensor:
     wide = at_least_float32(piece)
-    return torch.log_softmax(wide if temperature == 1.0 else wide / temperature, dim=-1)
+    return wide if temperature == 1.0 else wide / temperature
 
 
 def _entropy_terms(logp: Tensor) -> tuple[Tensor, Tensor]:
-    """(p, log p with 0 in place of -inf): a forbidden token adds 0 * 0 and not 0 * -inf."""
-    return logp.exp(), torch.where(logp == -torch.inf, torch.zeros_like(logp), logp)
+    """(p, log p with the lowest number in place of -inf): a forbidden token adds 0 and not 0 * -inf."""
+    return logp.exp(), logp.clamp(min=torch.finfo(logp.dtype).min)
 
 
 class _LogprobsAndEntropy(torch.autograd.Function):
@@ -101,8 +104,8 @@ class _LogprobsAndEntropy(torch.autograd.Function):
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         logprobs = torch.zeros(logits.shape[:-1], dtype=dtype, device=logits.device)
         entropies = torch.zeros_like(logprobs)
-        for row, token in _pieces(*logits.shape):
-            logp = _log_softmax(logits[row, token], temperature)
+        for row, token in _pieces(logits):
+            logp = _tempered(logits[row, token], temperature).log_softmax(-1)
             if tokens is not None:
                 logprobs[row, token] = logp.gather(-1, tokens[row, token].unsqueeze(-1)).squeeze(-1)
             if with_entropy:
@@ -112,45 +115,49 @@ class _LogprobsAndEntropy(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        logits, tokens, ctx.temperature, ctx.with_entropy = inputs
+        logits, tokens, ctx.temperature, with_entropy = inputs
         ctx.save_for_backward(logits, tokens)
+        ctx.set_materialize_grads(False)  # an entropy that is only looked at then costs nothing here
         unwanted = [output[0]] if tokens is None else []
-        ctx.mark_non_differentiable(*unwanted, *([] if ctx.with_entropy else [output[1]]))
+        ctx.mark_non_differentiable(*unwanted, *([] if with_entropy else [output[1]]))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         logits, tokens = ctx.saved_tensors
-        logprobs_gradient, entropy_gradient = gradients
+        wanted = [gradient for gradient in gradients if gradient is not None]
+        if not wanted:
+            return None, None, None, None
         if torch.is_grad_enabled():  # create_graph=True: keep it one differentiable expression
             everything = slice(None), slice(None)
-            return _gradient(ctx, logits, tokens, logprobs_gradient, entropy_gradient, everything), None, None, None
+            return _gradient(ctx.temperature, logits, tokens, gradients, everything), None, None, None
         result = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        for piece in _pieces(*logits.shape):
-            gradient = _gradient(ctx, logits, tokens, logprobs_gradient, entropy_gradient, piece)
-            silent = logprobs_gradient[piece] == 0
-            if ctx.with_entropy:
-                silent = silent & (entropy_gradient[piece] == 0)
-            result[piece] = gradient.masked_fill_(silent.unsqueeze(-1), 0)
+        for piece in _pieces(logits):
+            silent = torch.stack([gradient[piece] == 0 for gradient in wanted]).all(0)
+            gradient = _gradient(ctx.temperature, logits, tokens, gradients, piece)
+            if silent.device.type != "cpu" or bool(silent.any()):  # a GPU fills faster than it answers
+                gradient.masked_fill_(silent.unsqueeze(-1), 0)
+            result[piece] = gradient
         return result, None, None, None
 
 
 def _gradient(
-    ctx: Any,
+    temperature: float,
     logits: Tensor,
     tokens: Tensor | None,
-    logprobs_gradient: Tensor,
-    entropy_gradient: Tensor,
+    gradients: tuple[Tensor | None, ...],
     piece: tuple[slice, slice],
 ) -> Tensor:
     """d log p_y / d x_v = 1[v = y] - p_v and d H / d x_v = -p_v (log p_v + H), both over the temperature."""
-    logp = _log_softmax(logits[piece], ctx.temperature)
-    probability, finite_logp = _entropy_terms(logp)
-    gradient = torch.zeros_like(logp)
-    if tokens is not None:
-        upstream = logprobs_gradient[piece].unsqueeze(-1)
-        gradient = (-upstream * probability).scatter_add(-1, tokens[piece].unsqueeze(-1), upstream)
-    if ctx.with_entropy:
+    tempered = _tempered(logits[piece], temperature)
+    upstream, entropy_upstream = (None if gradient is None else gradient[piece].unsqueeze(-1) for gradient in gradients)
+    parts: list[Tensor] = []
+    if tokens is not None and upstream is not None:
+        parts.append((-upstream * tempered.softmax(-1)).scatter_add(-1, tokens[piece].unsqueeze(-1), upstream))
+    if entropy_upstream is not None:
+        probability, finite_logp = _entropy_terms(tempered.log_softmax(-1))
         entropies = -(probability * finite_logp).sum(-1, keepdim=True)
-        gradient = gradient - entropy_gradient[piece].unsqueeze(-1) * probability * (finite_logp + entropies)
-    scaled: Tensor = gradient / ctx.temperature
-    return scaled.to(logits.dtype)
+        parts.append(-entropy_upstream * probability * (finite_logp + entropies))
+    gradient = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    if temperature != 1.0:
+        gradient = gradient / temperature
+    return gradient.to(logits.dtype)

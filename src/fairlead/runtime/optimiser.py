@@ -47,10 +47,11 @@ class OptimiserSpec(BaseModel):
         0.2, gt=0, le=1, description="share of steps that a warmup-stable-decay schedule spends on its decay"
     )
     floor: float = Field(0.0, ge=0, le=1, description="learning rate at the end as a share of the peak")
-    tokens_per_microbatch: int = Field(
-        8192,
+    tokens_per_microbatch: int | None = Field(
+        None,
         ge=1,
-        description="token budget (padding included) of one forward and backward pass; memory grows with it, gradients do not change",
+        description="token budget of one forward and backward pass; memory grows with it, gradients do not change. null: 2,048 on a "
+        "CPU, where more only fills memory, and 8,192 on a GPU",
     )
     total_steps: int = Field(0, ge=0, description="length of the schedule in updates; 0: the stage fills it in")
 

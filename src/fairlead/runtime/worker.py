@@ -28,7 +28,8 @@ from fairlead.runtime.ragged import knows_ragged_rows
 __all__ = ["ModelWorker"]
 
 _STATE_FILE = "training_state.pt"
-_INFERENCE_TOKENS = 16384
+_TRAINING_TOKENS = {"cpu": 2048}  # a processor gains nothing from more, which only takes memory
+_INFERENCE_TOKENS = {"cpu": 4096}
 _GOLDEN = 0x9E3779B1  # spreads ranks over 32 bits, which is all that torch's CPU generator looks at
 
 
@@ -76,8 +77,9 @@ class ModelWorker:
         """Outputs of every row, on the CPU."""
         self.model.eval()
         found = Outputs()
+        budget = _INFERENCE_TOKENS.get(self.device.type, 16384)
         with self._precision(), adapter_off(self.model) if reference else nullcontext():
-            for rows in microbatches(batch, _INFERENCE_TOKENS, knows_ragged_rows(self.model)):
+            for rows in microbatches(batch, budget, knows_ragged_rows(self.model)):
                 part = forward(self.model, take(_tensors(batch), rows).to(self.device), needs, temperature)
                 for name in needs:
                     value: Tensor = getattr(part, name).float().cpu()
@@ -101,7 +103,8 @@ class ModelWorker:
         torch.manual_seed(self.spec.seed + self.steps + self.rank * _GOLDEN)
         totals: dict[str, float] = {}
         tensors = _tensors(batch)
-        for rows in microbatches(batch, spec.tokens_per_microbatch, knows_ragged_rows(self.model)):
+        budget = spec.tokens_per_microbatch or _TRAINING_TOKENS.get(self.device.type, 8192)
+        for rows in microbatches(batch, budget, knows_ragged_rows(self.model)):
             micro = take(tensors, rows).to(self.device)
             with self._precision():
                 outputs = forward(self.model, micro, objective.needs, objective.temperature)
