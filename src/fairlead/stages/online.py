@@ -184,6 +184,7 @@ class Online(Stage, name="online"):
             prompts = self._prompts(records, sampler, policy, longest, run.seed + step)
             draws = self._draws(run, prompts, _Models(policy, critic, reference), looking, metrics)
             experience, found = self.collection(draws)
+            experience = self._with_proximal(experience, policy)
             experience, limits = self._credited(experience, cost_critics)
             experience, compared = _without_anchors(experience)
             experience = self._select(experience, after_credit=True)
@@ -287,6 +288,13 @@ class Online(Stage, name="online"):
             if found is not None and not bool(found.isnan().any()):
                 return found
         return policy.token_logprobs(experience, temperature)
+
+    def _with_proximal(self, experience: Experience, policy: ModelGroup) -> Experience:
+        """A batch that waited gets the policy of now as old policy of the ratio, where the objective corrects for the wait itself."""
+        anew = self.old_logprobs == "recompute" or self.objective.mismatch is not None
+        if not (self.collection.stale and anew):
+            return experience
+        return experience.replace(logprobs=policy.token_logprobs(experience, self.rollout.temperature))
 
     def _weigh(self, experience: Experience) -> Experience:
         """Combine the channels, shape the score, select rows, lay the reward on tokens."""

@@ -1,0 +1,70 @@
+"""Learning from rollouts of an earlier policy: what the ratio compares with, and a run that is stopped in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairlead.recipes.execute import resume
+from fairlead.runs import Interrupted, StageRun
+from tiny_runs import assert_same_run, logged, run_stages
+
+LAG: dict[str, Any] = {"part": "lagged", "steps": 2}
+
+
+def online(shelf: Path, **fields: Any) -> dict[str, Any]:
+    """A fast learner, so that two steps make a difference."""
+    stage: dict[str, Any] = {
+        "model": str(shelf / "world"),
+        "prompts": str(shelf / "world.jsonl"),
+        "rewards": {"share": {"part": "test-share-of"}},
+        "credit": "rloo",
+        "steps": 5,
+        "batch_size": 3,
+        "rollout": {"part": "sample", "n": 4, "sampling": {"maximum_tokens": 4}},
+        "optimiser": {"learning_rate": 3e-2},
+    }
+    return {"online": stage | fields}
+
+
+def course(shelf: Path, folder: Path, **fields: Any) -> list[dict[str, Any]]:
+    return logged(run_stages(folder, online(shelf, **fields)).directory, "online")
+
+
+def test_no_lag_is_the_ordinary_loop(shelf: Path, tmp_path: Path) -> None:
+    course(shelf, tmp_path / "once")
+    course(shelf, tmp_path / "lagged", collection=LAG | {"steps": 0})
+    assert_same_run(tmp_path / "once", tmp_path / "lagged", ["online"])
+
+
+def test_the_ratio_compares_with_the_policy_that_sampled(shelf: Path, tmp_path: Path) -> None:
+    rows = course(shelf, tmp_path / "run", collection=LAG)
+    assert rows[0]["policy/ratio"] == pytest.approx(1, abs=1e-6)
+    assert rows[-1]["policy/max/ratio"] > 1.02 and rows[-1]["mismatch"] == pytest.approx(0, abs=1e-5)
+
+
+def test_weights_correct_for_the_wait_and_the_ratio_begins_at_one(shelf: Path, tmp_path: Path) -> None:
+    objective = {"part": "ppo-clip", "mismatch": {"high": 2.0}}
+    rows = course(shelf, tmp_path / "run", collection=LAG, objective=objective)
+    assert rows[0]["policy/mismatch_weight"] == pytest.approx(1, abs=1e-5)
+    assert rows[-1]["policy/max/ratio"] == pytest.approx(1, abs=1e-5)
+    assert rows[-1]["mismatch"] > 0.01
+
+
+def test_resuming_is_the_same_to_the_last_bit(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = online(shelf, collection=LAG, save_every=2)
+    run_stages(tmp_path / "whole", stages)
+    log = StageRun.log
+
+    def stop(self: StageRun, step: int, *args: Any, **options: Any) -> None:
+        log(self, step, *args, **options)
+        self.run.stopping = step == 2
+
+    monkeypatch.setattr(StageRun, "log", stop)
+    with pytest.raises(Interrupted):
+        run_stages(tmp_path / "run", stages)
+    monkeypatch.setattr(StageRun, "log", log)
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run", ["online"])
