@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from fairlead.batch import Samples
 from fairlead.recipes import Recipe
-from fairlead.recipes.execute import execute
+from fairlead.recipes.execute import execute, resume
 from fairlead.rewards import Reward
-from fairlead.runs import Run, read_json_lines
+from fairlead.runs import Interrupted, Run, StageRun, read_json_lines
 
 CHATS = [
     {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
@@ -74,6 +75,25 @@ def assert_same_run(one: Path, other: Path, stages: list[str]) -> None:
     assert json.dumps(logged(one)) == json.dumps(logged(other))  # as text, where NaN equals NaN
     for file in ("samples.jsonl", "warnings.jsonl"):
         assert (one / file).read_bytes() == (other / file).read_bytes()
+
+
+def assert_resumes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: dict[str, Any], stopped_after: int
+) -> None:
+    """A run that is stopped after a step and resumed ends as one that was never stopped, to the last bit."""
+    whole = run_stages(tmp_path / "whole", stages)
+    log = StageRun.log
+
+    def stop(self: StageRun, step: int, *args: Any, **options: Any) -> None:
+        log(self, step, *args, **options)
+        self.run.stopping = step == stopped_after
+
+    monkeypatch.setattr(StageRun, "log", stop)
+    with pytest.raises(Interrupted):
+        run_stages(tmp_path / "stopped", stages)
+    monkeypatch.setattr(StageRun, "log", log)
+    resume(tmp_path / "stopped", quiet=True)
+    assert_same_run(whole.directory, tmp_path / "stopped", list(stages))
 
 
 class ShareOf(Reward, name="test-share-of"):

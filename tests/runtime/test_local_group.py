@@ -14,7 +14,7 @@ from fairlead.batch import Experience, Pairs, Sequences, take
 from fairlead.generation import Sampling
 from fairlead.models import LoraSpec, ModelError
 from fairlead.objectives import NegativeLogLikelihood, PPOClip
-from fairlead.runtime import GroupSpec, LocalGroup
+from fairlead.runtime import GroupSpec, Lesson, LocalGroup
 from fairlead.runtime.worker import ModelWorker
 
 Maker = Callable[..., GroupSpec]
@@ -25,7 +25,7 @@ def gradients(spec: GroupSpec, batch: Any, objective: Any) -> tuple[dict[str, Te
     worker = ModelWorker(spec)
     if spec.kind == "scalar":  # a new head is zero, and then nothing below it has a gradient
         torch.nn.init.normal_(worker.model.score.weight, generator=torch.Generator().manual_seed(3))
-    metrics = worker.accumulate(objective.prepare(batch), objective)
+    metrics = worker.accumulate(Lesson(objective.prepare(batch), objective))
     return {name: p.grad for name, p in worker.model.named_parameters() if p.grad is not None}, metrics
 
 
@@ -61,9 +61,46 @@ def test_the_loss_is_normalised_over_the_whole_batch(spec: Maker, sequences: Seq
     assert abs(token_mean - row_mean) > 1e-3  # else the two would not be told apart
     for aggregation, expected in (("token-mean", token_mean), ("sequence-mean-token-mean", row_mean)):
         objective = NegativeLogLikelihood(aggregation=aggregation)
-        assert group.worker.accumulate(objective.prepare(sequences), objective)["loss"] == pytest.approx(
+        assert group.worker.accumulate(Lesson(objective.prepare(sequences), objective))["loss"] == pytest.approx(
             expected, rel=1e-5
         )
+
+
+def test_the_gradient_of_two_lessons_is_their_weighted_sum(
+    spec: Maker, experience: Experience, sequences: Sequences
+) -> None:
+    policy, text = PPOClip(), NegativeLogLikelihood()
+    (one, first), (two, second) = gradients(spec(), experience, policy), gradients(spec(), sequences, text)
+    worker = ModelWorker(spec(learning_rate=1e-30, maximum_gradient_norm=None))
+    lessons = [Lesson(policy.prepare(experience), policy), Lesson(text.prepare(sequences), text, 0.25, "text")]
+    metrics: dict[str, float] = {}
+    for lesson in lessons:
+        metrics |= worker.accumulate(lesson)
+    assert_close(
+        {name: p.grad for name, p in worker.model.named_parameters() if p.grad is not None},
+        {name: one[name] + 0.25 * two[name] for name in one},
+    )
+    assert metrics["loss"] == pytest.approx(first["loss"]) and metrics["text/loss"] == pytest.approx(second["loss"])
+    assert metrics["max/ratio"] == first["max/ratio"]
+    assert Lesson(0, text, name="text").named({"max/ratio": 1.0, "loss": 2.0}) == {
+        "max/text/ratio": 1.0,
+        "text/loss": 2.0,
+    }
+
+
+def test_every_step_gets_its_share_of_the_second_lesson(
+    spec: Maker, experience: Experience, sequences: Sequences
+) -> None:
+    rows = int(sequences.batch_size[0])
+    lesson = Lesson(sequences, NegativeLogLikelihood(), name="text")
+    shares = lesson.shares(2)
+    assert sum(int(share.batch.batch_size[0]) for share in shares) == rows
+    seen: list[list[str]] = []
+    group = LocalGroup(spec())
+    step = group.step
+    group.step = lambda lessons: seen.append([lesson.name for lesson in lessons]) or step(lessons)  # type: ignore[method-assign,func-returns-value]
+    group.update(experience, PPOClip(), 1, 2, 0, lesson)
+    assert seen == [["", "text"], ["", "text"]]
 
 
 def test_gradient_checkpointing_changes_nothing(spec: Maker, experience: Experience) -> None:
@@ -244,7 +281,7 @@ def test_dropout_follows_seed_step_and_rank(spec: Maker, dropout_path: Path, exp
     def losses(dropout: float = 0.3, rank: int = 0, **fields: Any) -> list[float]:
         made = spec(model__path=str(dropout_path), model__dropout=dropout, learning_rate=1e-30, **fields)
         worker, objective = ModelWorker(made, rank=rank), PPOClip()
-        return [worker.step(objective.prepare(experience), objective)["loss"] for _ in range(2)]
+        return [worker.step([Lesson(objective.prepare(experience), objective)])["loss"] for _ in range(2)]
 
     first = losses(seed=1)
     assert losses(seed=1) == first

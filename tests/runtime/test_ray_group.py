@@ -22,7 +22,7 @@ from fairlead.objectives import DPO, NegativeLogLikelihood, PPOClip, ValueClip
 from fairlead.rewards import LengthReward
 from fairlead.rollouts import SampleRollout
 from fairlead.runs import Run, read_json_lines
-from fairlead.runtime import GroupSpec, LocalGroup, ModelGroup, OptimiserSpec, RuntimeSpec, open_group
+from fairlead.runtime import GroupSpec, Lesson, LocalGroup, ModelGroup, OptimiserSpec, RuntimeSpec, open_group
 from fairlead.stages import Online, Preference
 
 pytestmark = [
@@ -142,6 +142,15 @@ def test_five_updates(on_ray: Opener, spec: Maker, experience: Experience) -> No
     for seed in range(5):
         expected, found = (g.update(experience, PPOClip(), 2, 3, seed) for g in (local, group))
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert_same_weights(local, group)
+    assert_replicas_equal(group)
+
+
+def test_two_lessons_in_every_step(on_ray: Opener, spec: Maker, experience: Experience, sequences: Any) -> None:
+    group, local = on_ray(spec()), LocalGroup(spec())
+    beside = Lesson(sequences, NegativeLogLikelihood(), 0.5, "text")
+    expected, found = (g.update(experience, PPOClip(), 2, 1, 0, beside) for g in (local, group))
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-4) and found["text/loss"] > 0
     assert_same_weights(local, group)
     assert_replicas_equal(group)
 

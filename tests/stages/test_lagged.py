@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from fairlead.recipes.execute import resume
-from fairlead.runs import Interrupted, StageRun
-from tiny_runs import assert_same_run, logged, run_stages
+from tiny_runs import assert_resumes_the_same, assert_same_run, logged, run_stages
 
 LAG: dict[str, Any] = {"part": "lagged", "steps": 2}
 
@@ -54,17 +52,4 @@ def test_weights_correct_for_the_wait_and_the_ratio_begins_at_one(shelf: Path, t
 
 
 def test_resuming_is_the_same_to_the_last_bit(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = online(shelf, collection=LAG, save_every=2)
-    run_stages(tmp_path / "whole", stages)
-    log = StageRun.log
-
-    def stop(self: StageRun, step: int, *args: Any, **options: Any) -> None:
-        log(self, step, *args, **options)
-        self.run.stopping = step == 2
-
-    monkeypatch.setattr(StageRun, "log", stop)
-    with pytest.raises(Interrupted):
-        run_stages(tmp_path / "run", stages)
-    monkeypatch.setattr(StageRun, "log", log)
-    resume(tmp_path / "run")
-    assert_same_run(tmp_path / "whole", tmp_path / "run", ["online"])
+    assert_resumes_the_same(tmp_path, monkeypatch, online(shelf, collection=LAG, save_every=2), stopped_after=2)

@@ -2,12 +2,13 @@
 
 from fairlead.runtime.backend import RuntimeSpec, open_group
 from fairlead.runtime.forward import Outputs, forward
-from fairlead.runtime.group import GroupSpec, ModelGroup, Opener, Trainable
+from fairlead.runtime.group import GroupSpec, Lesson, ModelGroup, Opener, Trainable
 from fairlead.runtime.local import LocalGroup
 from fairlead.runtime.optimiser import OptimiserSpec
 
 __all__ = [
     "GroupSpec",
+    "Lesson",
     "LocalGroup",
     "ModelGroup",
     "Opener",

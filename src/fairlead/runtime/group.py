@@ -11,9 +11,11 @@ closures over live objects, so that a back end may send them to other processes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -28,7 +30,7 @@ from fairlead.models import ModelKind, ModelSpec, context_of, load_config, load_
 from fairlead.runtime.forward import Outputs
 from fairlead.runtime.optimiser import OptimiserSpec
 
-__all__ = ["GroupSpec", "ModelGroup", "Opener", "Precision", "Trainable"]
+__all__ = ["GroupSpec", "Lesson", "ModelGroup", "Opener", "Precision", "Trainable", "add_metrics"]
 
 
 @runtime_checkable
@@ -79,6 +81,44 @@ class GroupSpec(BaseModel):
         return self.vllm is None and self.precision == self.model.dtype == "float32"
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """A minibatch and the loss that is learned from it."""
+
+    batch: Any
+    objective: Trainable
+    weight: float = 1.0
+    """Of the loss in the sum; metrics are without it."""
+    name: str = ""
+    """Stands before the names of its metrics."""
+
+    def named(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Metrics under the lesson's own names."""
+        if not self.name:
+            return metrics
+        parts = {key: key.rpartition("max/") for key in metrics}
+        return {f"{parts[key][1]}{self.name}/{parts[key][2]}": value for key, value in metrics.items()}
+
+    def prepared(self) -> Lesson:
+        """The lesson with the weights that its objective gives the minibatch."""
+        return replace(self, batch=self.objective.prepare(self.batch))
+
+    def shares(self, count: int) -> list[Lesson]:
+        """Its rows in order, dealt out to as many steps; a step may get none, and then has no such lesson."""
+        order = torch.arange(int(self.batch.batch_size[0]))
+        return [replace(self, batch=take(self.batch, part)) for part in order.tensor_split(count) if len(part)]
+
+
+def add_metrics(totals: dict[str, float], more: dict[str, float]) -> None:
+    """Add the metrics of a part of a minibatch to those of the others; of `max/…` the larger stays."""
+    for name, value in more.items():
+        known = totals.get(name)
+        if known is None:
+            totals[name] = value
+        else:
+            totals[name] = max(known, value) if name.startswith("max/") else known + value
+
+
 class Opener(Protocol):
     """Who opens model groups for parts: the run of a stage."""
 
@@ -113,8 +153,8 @@ class ModelGroup(ABC):
         """Outputs without gradient for every row of `batch`; `reference=True` switches adapters off."""
 
     @abstractmethod
-    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
-        """One optimiser step on a prepared minibatch."""
+    def step(self, lessons: Sequence[Lesson]) -> dict[str, float]:
+        """One optimiser step on the sum of the losses of prepared minibatches."""
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
@@ -167,10 +207,17 @@ class ModelGroup(ABC):
         return self.outputs(batch, ("scores",)).scores
 
     def update(
-        self, batch: AnyBatch, objective: Trainable, epochs: int = 1, minibatches: int = 1, seed: int = 0
+        self,
+        batch: AnyBatch,
+        objective: Trainable,
+        epochs: int = 1,
+        minibatches: int = 1,
+        seed: int = 0,
+        beside: Lesson | None = None,
     ) -> dict[str, float]:
         """Train on `batch`: `epochs` passes, each cut into `minibatches` random parts with one optimiser step each.
 
+        Every step also learns from its share of the rows of `beside`, which are dealt out once.
         Returns the mean of each metric over the steps (`max/…`: the maximum). Rows are dealt out by `seed`, so that every
         back end takes the same steps.
         """
@@ -178,14 +225,15 @@ class ModelGroup(ABC):
         if rows == 0:
             raise ValueError("cannot update on an empty batch")
         generator = torch.Generator().manual_seed(seed)
+        minibatches = min(minibatches, rows)
+        others: Iterator[Lesson] = iter([] if beside is None else beside.shares(epochs * minibatches))
         history: list[dict[str, float]] = []
         for _ in range(epochs):
-            if minibatches == 1:
-                history.append(self.step(objective.prepare(batch), objective))
-                continue
-            order = torch.randperm(rows, generator=generator)
-            for part in order.tensor_split(min(minibatches, rows)):
-                history.append(self.step(objective.prepare(take(batch, part)), objective))
+            order = torch.randperm(rows, generator=generator) if minibatches > 1 else None
+            parts = [batch] if order is None else [take(batch, part) for part in order.tensor_split(minibatches)]
+            for part in parts:
+                lessons = [Lesson(part, objective), *islice(others, 1)]
+                history.append(self.step([lesson.prepared() for lesson in lessons]))
         names = dict.fromkeys(name for metrics in history for name in metrics)
         found = {name: [metrics[name] for metrics in history if name in metrics] for name in names}
         return {name: max(v) if name.startswith("max/") else sum(v) / len(v) for name, v in found.items()}

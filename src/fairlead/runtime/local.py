@@ -6,6 +6,7 @@ Does not know: anything that the worker does not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from fairlead.batch import Batch, Prompts, Samples
 from fairlead.generation import Sampling
 from fairlead.runtime.forward import Outputs
-from fairlead.runtime.group import GroupSpec, ModelGroup, Trainable
+from fairlead.runtime.group import GroupSpec, Lesson, ModelGroup
 from fairlead.runtime.worker import ModelWorker
 
 __all__ = ["LocalGroup"]
@@ -34,8 +35,8 @@ class LocalGroup(ModelGroup):
     ) -> Outputs:
         return self.worker.outputs(batch, needs, temperature, reference)
 
-    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
-        return self.worker.step(batch, objective)
+    def step(self, lessons: Sequence[Lesson]) -> dict[str, float]:
+        return self.worker.step(lessons)
 
     def weights(self) -> dict[str, Tensor]:
         return self.worker.weights()

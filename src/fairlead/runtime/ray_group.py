@@ -20,6 +20,8 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,7 +34,7 @@ from fairlead.generation import Sampling
 from fairlead.models import ModelSpec
 from fairlead.runtime.dispatch import deal_prompts, deal_rows, pack, pack_tensor, unpack, unpack_tensor
 from fairlead.runtime.forward import Outputs
-from fairlead.runtime.group import GroupSpec, ModelGroup, Trainable
+from fairlead.runtime.group import GroupSpec, Lesson, ModelGroup, add_metrics
 from fairlead.runtime.machine import usable_cores
 from fairlead.runtime.replica import PeerError, Replica
 
@@ -98,18 +100,13 @@ class RayGroup(ModelGroup):
             setattr(found, name, torch.from_numpy(whole))
         return found
 
-    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
-        work = self._put((pack(batch), objective))
-        shares = deal_rows(batch, self._workers)
+    def step(self, lessons: Sequence[Lesson]) -> dict[str, float]:
+        work = self._put([(pack(lesson.batch), replace(lesson, batch=None)) for lesson in lessons])
+        shares = zip(*(deal_rows(lesson.batch, self._workers) for lesson in lessons), strict=True)
         answers = self._call("step", {rank: (work, rows) for rank, rows in enumerate(shares)})
         totals: dict[str, float] = {}
         for rank in sorted(answers):
-            for name, value in answers[rank][0].items():
-                known = totals.get(name)
-                if name.startswith("max/"):
-                    totals[name] = value if known is None else max(known, value)
-                else:
-                    totals[name] = value + (known or 0.0)
+            add_metrics(totals, answers[rank][0])
         return totals | answers[0][1]
 
     def weights(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from fairlead.generation import Sampling
 from fairlead.runtime.dispatch import Parcel, pack, pack_tensor, unpack, unpack_tensor
-from fairlead.runtime.group import GroupSpec, Trainable
+from fairlead.runtime.group import GroupSpec, Lesson
 from fairlead.runtime.worker import ModelWorker
 
 __all__ = ["PeerError", "Replica", "sum_gradients"]
@@ -98,18 +99,19 @@ class Replica:
         return {need: getattr(found, need).numpy() for need in needs}
 
     def step(
-        self, name: str, work: tuple[Parcel, Trainable], rows: Sequence[int]
+        self, name: str, work: Sequence[tuple[Parcel, Lesson]], rows: Sequence[Sequence[int]]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Gradient on the given rows, sum over all ranks, one optimiser step; metric sums, and metrics of the step.
+        """Gradient on the given rows of every lesson, sum over all ranks, one optimiser step; metric sums, and metrics of the step.
 
         A rank that fails tells the others before it raises: they would wait for its gradient.
         """
-        model, (parcel, objective) = self._models[name], work
+        model = self._models[name]
         sums: dict[str, float] = {}
         failure: Exception | None = None
         try:
-            if len(rows):
-                sums = model.accumulate(unpack(parcel, rows), objective)
+            for (parcel, lesson), own in zip(work, rows, strict=True):
+                if len(own):
+                    sums |= model.accumulate(replace(lesson, batch=unpack(parcel, own)))
         except Exception as error:
             failure = error
         whole = sum_gradients(model.trained(), failure is None, model.device) if self.world > 1 else failure is None

@@ -7,6 +7,7 @@ Does not know: other roles, stages, recipes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fairlead.data import TextCodec
 from fairlead.generation import Sampling, VllmSampler, Watcher, generate
 from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights
 from fairlead.runtime.forward import Outputs, forward
-from fairlead.runtime.group import GroupSpec, Trainable
+from fairlead.runtime.group import GroupSpec, Lesson, add_metrics
 from fairlead.runtime.memory import keep_freed_memory
 from fairlead.runtime.microbatches import microbatches
 from fairlead.runtime.optimiser import OptimiserSpec, build_optimiser, set_learning_rate
@@ -95,27 +96,23 @@ class ModelWorker:
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def accumulate(self, batch: Batch, objective: Trainable) -> dict[str, float]:
-        """Add the gradient of `objective` on the (prepared) rows of `batch` to the parameters; returns metric sums."""
-        spec = self._optimiser_spec()
+    def accumulate(self, lesson: Lesson) -> dict[str, float]:
+        """Add the gradient of a (prepared) lesson to the parameters; returns metric sums."""
+        spec, objective = self._optimiser_spec(), lesson.objective
         self.model.train()
         # Dropout continues the same after a resume, and differs from rank to rank.
         torch.manual_seed(self.spec.seed + self.steps + self.rank * _GOLDEN)
         totals: dict[str, float] = {}
-        tensors = _tensors(batch)
+        tensors = _tensors(lesson.batch)
         budget = spec.tokens_per_microbatch or _TRAINING_TOKENS.get(self.device.type, 8192)
-        for rows in microbatches(batch, budget, knows_ragged_rows(self.model)):
+        for rows in microbatches(lesson.batch, budget, knows_ragged_rows(self.model)):
             micro = take(tensors, rows).to(self.device)
             with self._precision():
                 outputs = forward(self.model, micro, objective.needs, objective.temperature)
             loss, metrics = objective(outputs, micro)
-            loss.backward()  # type: ignore[no-untyped-call]
-            for name, value in {"loss": loss, **metrics}.items():
-                number = float(value.detach())
-                totals[name] = (
-                    max(totals.get(name, number), number) if name.startswith("max/") else totals.get(name, 0.0) + number
-                )
-        return totals
+            (loss if lesson.weight == 1.0 else lesson.weight * loss).backward()  # type: ignore[no-untyped-call]
+            add_metrics(totals, {name: float(value.detach()) for name, value in {"loss": loss, **metrics}.items()})
+        return lesson.named(totals)
 
     def finish_step(self) -> dict[str, float]:
         """Clip, step, clear. A gradient that is not finite is dropped and counted, never applied."""
@@ -136,9 +133,12 @@ class ModelWorker:
             "skipped_steps": 0.0 if finite else 1.0,
         }
 
-    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
-        """Gradient and optimiser step on one prepared minibatch."""
-        return self.accumulate(batch, objective) | self.finish_step()
+    def step(self, lessons: Sequence[Lesson]) -> dict[str, float]:
+        """Gradient of all lessons, and one optimiser step."""
+        sums: dict[str, float] = {}
+        for lesson in lessons:
+            sums |= self.accumulate(lesson)
+        return sums | self.finish_step()
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that are trained, in a fixed order."""

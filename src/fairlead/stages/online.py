@@ -33,6 +33,7 @@ from fairlead.runtime import ModelGroup, OptimiserSpec
 from fairlead.selection import Selection
 from fairlead.shaping import Shaping
 from fairlead.stages.base import Model, Sources, Stage, fitting_prompts, open_reference, reference_logprobs
+from fairlead.stages.rehearsal import Rehearsal
 
 __all__ = ["Online"]
 
@@ -87,6 +88,9 @@ class Online(Stage, name="online"):
     reference: Model | None = Field(None, description="the reference model; null: the policy as it begins")
     critic: Model | None = Field(
         None, description="where the critic begins; null: the policy's weights with a new head"
+    )
+    rehearsal: Rehearsal | None = Field(
+        None, description="text whose loss is added to the policy's (PPO-ptx); null: none"
     )
     optimiser: OptimiserSpec = Field(default_factory=OptimiserSpec, description="how the policy is trained")
     critic_optimiser: OptimiserSpec | None = Field(None, description="how the critic is trained; null: as the policy")
@@ -175,6 +179,8 @@ class Online(Stage, name="online"):
         sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
         run.keep("prompts", sampler)
         self.keep_parts(run)
+        if self.rehearsal is not None:
+            self.rehearsal.open(run, policy.codec, updates)
         objective = self.objective.at_temperature(self.rollout.temperature)
 
         margin = None if self.rollback is None else self.rollback.margin
@@ -204,7 +210,8 @@ class Online(Stage, name="online"):
                         )
                         metrics |= {f"constraint/{name}/critic/{key}": value for key, value in learned.items()}
                 if step > self.critic_warmup:
-                    learned = policy.update(experience, loss, self.epochs, self.minibatches, run.seed + step)
+                    beside = None if self.rehearsal is None else self.rehearsal.lesson()
+                    learned = policy.update(experience, loss, self.epochs, self.minibatches, run.seed + step, beside)
                     metrics |= {f"policy/{name}": value for name, value in learned.items()}
             metrics |= _describe(experience)
             if looking:

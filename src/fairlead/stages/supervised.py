@@ -1,6 +1,6 @@
 """Supervised learning from demonstrations and plain text.
 
-Knows: how conversations become sequences, packed or not, and the loop over them.
+Knows: the loop over documents, and what their loss says of held-out ones.
 Does not know: where the model runs, what the loss is.
 """
 
@@ -12,11 +12,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fairlead.batch import Sequences
-from fairlead.data import FilterReport, SeededSampler, TextCodec, pack, sequences_batch, to_conversations
+from fairlead.data import SeededSampler, TextCodec, TrainOn, pack, sequences_batch
 from fairlead.objectives import NegativeLogLikelihood, SupervisedObjective
 from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
-from fairlead.stages.base import EvenSources, Model, Sources, Stage
+from fairlead.stages.base import EvenSources, Model, Stage
+from fairlead.stages.documents import Choose, documents, rows_of
 
 __all__ = ["Supervised"]
 
@@ -31,12 +32,10 @@ class Supervised(Stage, name="sft"):
     model: Model = Field(description="the model to begin with")
     data: EvenSources = Field(description="conversations, prompts with responses, or texts")
     validation: EvenSources = Field(default_factory=list, description="held-out data for the validation loss")
-    learn: Literal["assistant", "last", "all"] = Field(
+    learn: TrainOn = Field(
         "assistant", description="tokens that count: every assistant turn, the last one, or everything"
     )
-    choose: Literal["best", "all"] = Field(
-        "best", description="of ranked responses to one prompt: the best one, or all of them"
-    )
+    choose: Choose = Field("best", description="of ranked responses to one prompt: the best one, or all of them")
     packed: bool = Field(True, description="several documents in one row, with attention kept apart")
     maximum_length: int = Field(
         512, ge=8, description="tokens of a row; longer documents are split (packed) or cut, and counted"
@@ -55,7 +54,7 @@ class Supervised(Stage, name="sft"):
 
     def run(self, run: StageRun) -> dict[str, Any]:
         codec = run.codec(self.model)
-        rows = self._rows(run, codec, self.data)
+        rows = self._rows(run, codec)
         held_out, held_out_bytes = self._held_out(run, codec)
         steps = self.steps or max(1, round(self.epochs * len(rows) / self.batch_size))
         model = run.open("policy", self.model, optimiser=self.optimiser, total_steps=steps)
@@ -79,37 +78,16 @@ class Supervised(Stage, name="sft"):
             validation = _validate(model, held_out, held_out_bytes, codec, self.batch_size)
         return run.finish({"steps": steps, "rows": len(rows), "validation": validation}, model, self.export_dtype)
 
-    def _encode(
-        self, run: StageRun, codec: TextCodec, sources: Sources
-    ) -> tuple[list[tuple[list[int], list[bool]]], int]:
-        """Token ids with the mask of what counts, and the number of UTF-8 bytes that they stand for."""
-        records, report = to_conversations([run.read(source) for source in sources], choose=self.choose)
-        run.count(report)
-        encoded = [codec.encode_conversation(record, self.learn) for record in records]
-        size = sum(
-            len(codec.decode([t for t, counts in zip(ids, mask, strict=True) if counts]).encode())
-            for ids, mask in encoded
-        )
-        return encoded, size
-
-    def _rows(self, run: StageRun, codec: TextCodec, sources: Sources) -> list[Any]:
-        encoded, _ = self._encode(run, codec, sources)
-        report = FilterReport()
-        if self.packed:
-            rows: list[Any] = pack(encoded, self.maximum_length, report)
-        else:
-            rows = [(ids[: self.maximum_length], mask[: self.maximum_length]) for ids, mask in encoded]
-            cut = sum(len(ids) > self.maximum_length for ids, _ in encoded)
-            report.kept = len(rows)
-            if cut:
-                report.change(f"cut to {self.maximum_length} tokens", count=cut)
-        run.count(report)
-        return rows
+    def _rows(self, run: StageRun, codec: TextCodec) -> list[Any]:
+        return rows_of(run, documents(run, codec, self.data, self.learn, self.choose), self.maximum_length, self.packed)
 
     def _held_out(self, run: StageRun, codec: TextCodec) -> tuple[list[Any], int]:
+        """Packed rows, and the number of UTF-8 bytes that the tokens that count stand for."""
         if not self.validation:
             return [], 0
-        encoded, size = self._encode(run, codec, self.validation)
+        encoded = documents(run, codec, self.validation, self.learn, self.choose)
+        counted = ([t for t, counts in zip(ids, mask, strict=True) if counts] for ids, mask in encoded)
+        size = sum(len(codec.decode(ids).encode()) for ids in counted)
         return pack(encoded, self.maximum_length), size
 
 

@@ -20,7 +20,7 @@ from fairlead.evidence.experiments.online_baselines import BETA, PLAIN, OnlineEx
 from fairlead.evidence.laboratory import Laboratory
 from fairlead.models import ModelSpec
 from fairlead.objectives import PolicyGradient
-from fairlead.runtime import GroupSpec, LocalGroup, OptimiserSpec
+from fairlead.runtime import GroupSpec, Lesson, LocalGroup, OptimiserSpec
 from fairlead.worlds import TokenWorld
 
 __all__ = ["RLOO", "gradient_noise", "response_gradients"]
@@ -75,7 +75,7 @@ def response_gradients(world: TokenWorld, model: Path) -> Tensor:
     found = []
     for row in range(everything.batch_size[0]):
         worker.drop_gradient()
-        worker.accumulate(objective.prepare(take(everything, [row])), objective)
+        worker.accumulate(Lesson(objective.prepare(take(everything, [row])), objective))
         found.append(-torch.cat([_gradient(parameter) for parameter in worker.trained()]))
     return torch.stack(found).reshape(len(world.prompts), len(world.responses), -1)
 
