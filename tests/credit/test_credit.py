@@ -23,7 +23,7 @@ def test_gae_by_hand() -> None:
     torch.testing.assert_close(made.returns, torch.tensor([[0.5625, 1.0]]))
 
 
-@pytest.mark.parametrize("fields", [{"gamma": 0.9}, {"lam": 0.5}, {"whiten": True}])
+@pytest.mark.parametrize("fields", [{"gamma": 0.9}, {"lam": 0.5}, {"whiten": True}, {"clip": 0.12}])
 def test_fields_of_gae(fields: dict[str, Any]) -> None:
     batch = experience(**TWO_GROUPS, values=[[0.5, 0.2], [1.0], [0.1, 0.2, 0.3], [0.4]])
     plain = {"gamma": 1.0, "lam": 0.95, "whiten": False}
@@ -32,6 +32,7 @@ def test_fields_of_gae(fields: dict[str, Any]) -> None:
     advantages, returns = functional.gae(batch.rewards, batch.values, batch.mask, gamma, lam)
     torch.testing.assert_close(made.returns, returns)
     expected = functional.whiten(advantages, batch.mask) if "whiten" in fields else advantages
+    expected = expected.clamp(-0.12, 0.12) if "clip" in fields else expected
     torch.testing.assert_close(made.advantages, expected)
     assert not torch.equal(made.advantages, GAE(**plain)(batch).advantages)
 

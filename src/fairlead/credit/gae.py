@@ -26,6 +26,11 @@ class GAE(Credit, name="gae"):
         0.95, ge=0, le=1, description="1: Monte-Carlo return minus value; 0: one-step temporal difference"
     )
     whiten: bool = Field(True, description="bring advantages to mean 0 and variance 1 over the tokens of the batch")
+    clip: float | None = Field(
+        None,
+        gt=0,
+        description="limit advantages to ±clip, whitened or not (PPO-max tries 0.12 and 0.5); null: no limit",
+    )
 
     def __call__(self, experience: Experience) -> Experience:
         assert experience.values is not None, "GAE needs a critic"
@@ -34,4 +39,6 @@ class GAE(Credit, name="gae"):
         )
         if self.whiten:
             advantages = functional.whiten(advantages, counted_tokens(experience))
+        if self.clip is not None:
+            advantages = advantages.clamp(-self.clip, self.clip)
         return experience.replace(advantages=advantages, returns=returns)
