@@ -37,6 +37,7 @@ from fairlead.runs.console import RunConsole
 from fairlead.runs.files import RunError, atomic_folder, read_json, write_json
 from fairlead.runs.metrics import JsonLines, MetricSinks
 from fairlead.runtime import GroupSpec, ModelGroup, OptimiserSpec, RuntimeSpec, open_group
+from fairlead.runtime.memory import give_back_freed_memory
 
 __all__ = ["Interrupted", "Run", "StageRun", "Stateful"]
 
@@ -207,6 +208,7 @@ class StageRun:
                 except Exception as error:  # the work is done, or its own error matters more
                     logger.warning("%s of stage %s could not be closed: %s", type(part).__name__, self.id, error)
             self._close_groups()
+            give_back_freed_memory()
 
     # -- models and data ---------------------------------------------------------------------------------------------
 

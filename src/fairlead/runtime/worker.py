@@ -21,7 +21,7 @@ from fairlead.generation import Sampling, VllmSampler, Watcher, generate
 from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights
 from fairlead.runtime.forward import Outputs, forward
 from fairlead.runtime.group import GroupSpec, Lesson, add_metrics
-from fairlead.runtime.memory import keep_freed_memory
+from fairlead.runtime.memory import set_up_memory
 from fairlead.runtime.microbatches import microbatches
 from fairlead.runtime.optimiser import OptimiserSpec, build_optimiser, set_learning_rate
 from fairlead.runtime.ragged import knows_ragged_rows
@@ -38,7 +38,7 @@ class ModelWorker:
     """The model of a group (or one replica of it) with everything needed to use and train it."""
 
     def __init__(self, spec: GroupSpec, device: str | None = None, rank: int = 0) -> None:
-        keep_freed_memory()
+        set_up_memory()
         self.spec = spec
         self.rank = rank
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

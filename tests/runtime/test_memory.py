@@ -1,0 +1,36 @@
+"""What is done with freed memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairlead.runtime.memory import give_back_freed_memory, set_up_memory
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_freed_memory_is_kept_until_it_is_given_back() -> None:
+    if not set_up_memory():
+        pytest.skip("this C library has no such setting")
+    blocks = [torch.ones(2**18) for _ in range(200)]  # a MiB each
+    held = resident()
+    del blocks
+    kept = resident()
+    give_back_freed_memory()
+    assert held - kept < 50 * 2**20 and kept - resident() > 100 * 2**20
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "64"), ("7", "7")])
+def test_how_many_kernels_are_kept(monkeypatch: pytest.MonkeyPatch, given: str | None, found: str) -> None:
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", given)
+    set_up_memory()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == found
