@@ -73,7 +73,16 @@ from fairlead.functional.policy_losses import (
     value_huber,
     value_loss,
 )
-from fairlead.functional.preference_games import exploitability, mirror_descent_step, nash_policy, win_rates
+from fairlead.functional.preference_games import (
+    bradley_terry_scores,
+    exploitability,
+    geometric_mixture,
+    mirror_descent_step,
+    nash_coefficients,
+    nash_md_step,
+    nash_policy,
+    win_rates,
+)
 from fairlead.functional.preference_losses import bradley_terry, dpo, inpo
 from fairlead.functional.random import mix_seeds, uniform
 from fairlead.functional.shaping import overlong_penalty
@@ -101,6 +110,7 @@ __all__ = [
     "area_under_curve",
     "bootstrap_interval",
     "bradley_terry",
+    "bradley_terry_scores",
     "broadcast_to_tokens",
     "chi_square",
     "cispo",
@@ -123,6 +133,7 @@ __all__ = [
     "filter_weights",
     "fixed_segments",
     "gae",
+    "geometric_mixture",
     "goodness_of_fit",
     "group_mean",
     "group_relative",
@@ -150,6 +161,8 @@ __all__ = [
     "mirror_descent_step",
     "mismatch_weight",
     "mix_seeds",
+    "nash_coefficients",
+    "nash_md_step",
     "nash_policy",
     "overlong_penalty",
     "parse_segments",

@@ -93,7 +93,9 @@ class FunctionOracle(Oracle, name="function"):
 class WinRate(Reward, name="win-rate"):
     """How often a response beats the other responses to its prompt: a preference as a source of reward, for any group method.
 
-    With two samples of a prompt it is the probability of winning; with n of them the mean over the n − 1 others.
+    With two samples of a prompt it is the probability of winning; with n of them the mean over the n − 1 others. Where the rollout
+    draws responses that the others are only compared with, such as an opponent's, samples are compared with these and not with
+    each other.
 
     Source: the win rate against the policy itself of general-preference methods (Munos et al. 2023, arXiv 2312.00886, section 3;
     Zhang et al. 2024, arXiv 2407.00617, section 3).
@@ -107,6 +109,8 @@ class WinRate(Reward, name="win-rate"):
     def __call__(self, samples: Samples) -> Tensor:
         comparable = samples.group[:, None] == samples.group[None, :]
         comparable.fill_diagonal_(False)
+        if samples.anchor is not None:
+            comparable &= samples.anchor[:, None] != samples.anchor[None, :]
         if not bool(comparable.any(1).all()):
             raise ValueError("win-rate compares the samples of a prompt with each other: set rollout.n to 2 or more")
         first, second = comparable.triu().nonzero(as_tuple=True)

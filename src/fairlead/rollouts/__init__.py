@@ -2,6 +2,19 @@
 
 from fairlead.rollouts.base import Rollout
 from fairlead.rollouts.collection import Collection, Once, Refill
-from fairlead.rollouts.sample import GreedyBaseline, SampleRollout
+from fairlead.rollouts.opponents import AveragedPolicy, MixedPolicy, Opponent, PastPolicy
+from fairlead.rollouts.sample import AgainstOpponent, GreedyBaseline, SampleRollout
 
-__all__ = ["Collection", "GreedyBaseline", "Once", "Refill", "Rollout", "SampleRollout"]
+__all__ = [
+    "AgainstOpponent",
+    "AveragedPolicy",
+    "Collection",
+    "GreedyBaseline",
+    "MixedPolicy",
+    "Once",
+    "Opponent",
+    "PastPolicy",
+    "Refill",
+    "Rollout",
+    "SampleRollout",
+]

@@ -2,13 +2,14 @@
 
 from fairlead.runtime.backend import RuntimeSpec, open_group
 from fairlead.runtime.forward import Outputs, forward
-from fairlead.runtime.group import GroupSpec, ModelGroup, Opener, Trainable
+from fairlead.runtime.group import GroupSpec, Mixture, ModelGroup, Opener, Trainable
 from fairlead.runtime.local import LocalGroup
 from fairlead.runtime.optimiser import OptimiserSpec
 
 __all__ = [
     "GroupSpec",
     "LocalGroup",
+    "Mixture",
     "ModelGroup",
     "Opener",
     "OptimiserSpec",

@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -28,7 +29,7 @@ from fairlead.models import ModelKind, ModelSpec, context_of, load_config, load_
 from fairlead.runtime.forward import Outputs
 from fairlead.runtime.optimiser import OptimiserSpec
 
-__all__ = ["GroupSpec", "ModelGroup", "Opener", "Precision", "Trainable"]
+__all__ = ["GroupSpec", "Mixture", "ModelGroup", "Opener", "Precision", "Trainable"]
 
 
 @runtime_checkable
@@ -85,6 +86,16 @@ class Opener(Protocol):
     def open(self, role: str, model: ModelSpec, kind: ModelKind = "causal") -> ModelGroup: ...
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Another model that takes part in sampling: softmax((1 − share)·logits + share·its logits), token by token."""
+
+    share: float
+    """In (0, 1]."""
+    other: ModelGroup | None
+    """A group of the same back end; None: the sampled model itself without its adapters."""
+
+
 class ModelGroup(ABC):
     """One model, or one set of model replicas, behind the verbs."""
 
@@ -103,8 +114,11 @@ class ModelGroup(ABC):
         return own or context_of(load_config(self.spec.model))
 
     @abstractmethod
-    def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
-        """One response for each row of `prompts`; row i depends on its own prompt and seed only."""
+    def generate(self, prompts: Prompts, sampling: Sampling, mixture: Mixture | None = None) -> Samples:
+        """One response for each row of `prompts`; row i depends on its own prompt and seed only.
+
+        With a `mixture` it is drawn from the mixture of two models. Raises ValueError where a sampler or back end cannot do that.
+        """
 
     @abstractmethod
     def outputs(

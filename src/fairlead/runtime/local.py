@@ -13,7 +13,7 @@ from torch import Tensor
 from fairlead.batch import Batch, Prompts, Samples
 from fairlead.generation import Sampling
 from fairlead.runtime.forward import Outputs
-from fairlead.runtime.group import GroupSpec, ModelGroup, Trainable
+from fairlead.runtime.group import GroupSpec, Mixture, ModelGroup, Trainable
 from fairlead.runtime.worker import ModelWorker
 
 __all__ = ["LocalGroup"]
@@ -26,8 +26,15 @@ class LocalGroup(ModelGroup):
         self.spec = spec
         self.worker = ModelWorker(spec)
 
-    def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
-        return self.worker.generate(prompts, sampling, self.watcher)
+    def generate(self, prompts: Prompts, sampling: Sampling, mixture: Mixture | None = None) -> Samples:
+        if mixture is None:
+            return self.worker.generate(prompts, sampling, self.watcher)
+        other = mixture.other
+        if other is not None and not isinstance(other, LocalGroup):
+            raise ValueError("a model in this process can be mixed with another one in this process only")
+        return self.worker.generate(
+            prompts, sampling, self.watcher, mixture.share, None if other is None else other.worker
+        )
 
     def outputs(
         self, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, reference: bool = False

@@ -79,9 +79,18 @@ class Replica:
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
-    def generate(self, name: str, parcel: Parcel, rows: Sequence[int], sampling: Sampling) -> tuple[Parcel, list[str]]:
-        """Samples for the given rows, and their texts."""
-        samples = self._models[name].generate(unpack(parcel, rows), sampling)
+    def generate(
+        self,
+        name: str,
+        parcel: Parcel,
+        rows: Sequence[int],
+        sampling: Sampling,
+        share: float = 0.0,
+        other: str | None = None,
+    ) -> tuple[Parcel, list[str]]:
+        """Samples for the given rows, and their texts; `other` names the model that is mixed in."""
+        partner = None if other is None else self._models[other]
+        samples = self._models[name].generate(unpack(parcel, rows), sampling, share=share, other=partner)
         return pack(samples), [row["response"] for row in samples.rows]
 
     def outputs(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairlead.batch import Batch, Prompts, Samples, take
 from fairlead.data import TextCodec
-from fairlead.generation import Sampling, VllmSampler, Watcher, generate
+from fairlead.generation import Mixing, Sampling, VllmSampler, Watcher, generate
 from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights
 from fairlead.runtime.forward import Outputs, forward
 from fairlead.runtime.group import GroupSpec, Trainable
@@ -61,13 +61,28 @@ class ModelWorker:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def generate(self, prompts: Prompts, sampling: Sampling, finished: Watcher | None = None) -> Samples:
-        """One response for each row; the own engine tells `finished` each of them early."""
+    def generate(
+        self,
+        prompts: Prompts,
+        sampling: Sampling,
+        finished: Watcher | None = None,
+        share: float = 0.0,
+        other: ModelWorker | None = None,
+    ) -> Samples:
+        """One response for each row; the own engine tells `finished` each of them early.
+
+        `share` above 0 mixes in the logits of `other`, or of this model without its adapters.
+        """
         if self.sampler is not None:
+            if share:
+                raise ValueError("vLLM cannot sample from a mixture of two models: set runtime.sampler to own")
             return self.sampler.generate(self.model, self.codec, prompts, sampling)
         self.model.eval()
+        mixing = Mixing(None if other is None else other.model, share) if share else None
         with self._precision():
-            return generate(self.model, self.codec, prompts.to(self.device), sampling, finished=finished).to("cpu")
+            return generate(
+                self.model, self.codec, prompts.to(self.device), sampling, mixing=mixing, finished=finished
+            ).to("cpu")
 
     @torch.no_grad()
     def outputs(

@@ -119,10 +119,10 @@ class Online(Stage, name="online"):
                 f"credit {self.credit.part_name} compares at least {self.credit.minimum_samples} samples of a prompt: "
                 f"set rollout.n to that or more (it is {samples})"
             )
-        if self.credit.needs_anchor and not self.rollout.draws_anchor:
+        if self.credit.anchor_rollout and not self.rollout.draws_anchor:
             raise ValueError(
-                f"credit {self.credit.part_name} compares with a greedy response, which rollout {self.rollout.part_name} "
-                "does not draw: set rollout.part to greedy-baseline"
+                f"credit {self.credit.part_name} compares with another response, which rollout {self.rollout.part_name} "
+                f"does not draw: set rollout.part to {self.credit.anchor_rollout}"
             )
         if self.objective.mismatch is not None and self.old_logprobs == "sampler":
             raise ValueError(
@@ -162,7 +162,9 @@ class Online(Stage, name="online"):
             name: self._open_critic(run, f"critic-{name}", constraint.critic or self.critic, self.steps * updates)
             for name, constraint in self.constraints.items()
         }
-        reference = open_reference(run, self.reference, self.model) if self.regulariser.needs_reference else None
+        needs_reference = self.regulariser.needs_reference or self.rollout.needs_reference
+        reference = open_reference(run, self.reference, self.model) if needs_reference else None
+        self.rollout.open(run, self.model, reference)
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
             source.open(run, name)
         records, report, longest = fitting_prompts(
@@ -205,6 +207,7 @@ class Online(Stage, name="online"):
                 if step > self.critic_warmup:
                     learned = policy.update(experience, loss, self.epochs, self.minibatches, run.seed + step)
                     metrics |= {f"policy/{name}": value for name, value in learned.items()}
+                self.rollout.learned(policy)
             metrics |= _describe(experience)
             if looking:
                 metrics |= self._diagnose(policy, experience)
