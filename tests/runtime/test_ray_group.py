@@ -22,8 +22,9 @@ from fairlead.objectives import DPO, NegativeLogLikelihood, PPOClip, ValueClip
 from fairlead.rewards import LengthReward
 from fairlead.rollouts import SampleRollout
 from fairlead.runs import Run, read_json_lines
-from fairlead.runtime import GroupSpec, LocalGroup, ModelGroup, OptimiserSpec, RuntimeSpec, open_group
+from fairlead.runtime import GroupSpec, LocalGroup, Mixture, ModelGroup, OptimiserSpec, RuntimeSpec, open_group
 from fairlead.stages import Online, Preference
+from tiny_models import save_tiny_model
 
 pytestmark = [
     pytest.mark.ray,
@@ -92,6 +93,20 @@ def test_generate(ray_policy: Any, spec: Maker, prompts: Any, rows: Any) -> None
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
     assert list(found.rows) == list(expected.rows)
     assert type(Experience.from_samples(found)) is Experience
+
+
+def test_a_mixture(ray_policy: Any, on_ray: Opener, spec: Maker, prompts: Any, tmp_path: Path) -> None:
+    other = spec(role="reference", optimiser=None, model__path=str(save_tiny_model(tmp_path, seed=1)))
+    sampling = Sampling(maximum_tokens=8, temperature=0.8)
+    here, there = LocalGroup(other), on_ray(other)
+    expected = LocalGroup(spec()).generate(prompts, sampling, Mixture(0.4, here))
+    found = ray_policy.generate(prompts, sampling, Mixture(0.4, there))
+    assert torch.equal(found.tokens, expected.tokens) and list(found.rows) == list(expected.rows)
+    torch.testing.assert_close(found.sampling_logprobs, expected.sampling_logprobs, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="policy and reference do not share their processes"):
+        ray_policy.generate(prompts, sampling, Mixture(0.4, here))
+    with pytest.raises(ValueError, match="mixed with another one in this process only"):
+        here.generate(prompts, sampling, Mixture(0.4, there))
 
 
 @pytest.mark.parametrize("rows", [range(12), [8], [7]])

@@ -19,12 +19,12 @@ from fairlead.worlds import TokenWorld
 __all__ = ["NashEMA", "NashMD"]
 
 _TAU, _WEAK, _SHARE, _KEEP = 0.05, 0.01, 0.25, 0.95
-_STEPS, _PROMPTS, _RATE = 300, 64, 2e-3
+_STEPS, _PROMPTS, _SAMPLES, _RATE = 240, 16, 2, 5e-3
 _SETTING = (
     "Token world of 13 responses to 3 prompts (3 symbols, 2 tokens; another reference policy for every seed). a beats b with "
     "probability 0.9, b beats c with 0.8, c beats a with 0.8, a missing symbol loses with 0.9; a response beats another with the mean "
-    f"over places. {_STEPS} steps of {_PROMPTS} prompts, one response of the policy and one of the opponent to each, AdamW at {_RATE:g} without "
-    f"decay, τ = {_TAU:g}. exploitability is max_y P(y beats π) − ½, total_variation the distance to the regularised Nash policy of the same "
+    f"over places. {_STEPS} steps of {_PROMPTS} prompts, {_SAMPLES} responses of the policy and {_SAMPLES} of the opponent to each, AdamW at {_RATE:g} falling "
+    f"linearly, τ = {_TAU:g}. exploitability is max_y P(y beats π) − ½, total_variation the distance to the regularised Nash policy of the same "
     "τ, both exact at the last step, mean over prompts. "
 )
 
@@ -42,11 +42,11 @@ class NashMD(Experiment, name="nash-md"):
     experiment: ClassVar[str] = (
         _SETTING
         + f"The reference's share of the opponent is {_SHARE:g}. over_best_response is the exploitability over that of share 1 (best "
-        f"response to the reference), over_self_play that over share 0, both at τ = {_WEAK:g}, the former at {_TAU:g}; figures ending in self_play and "
-        "best_response are those policies' own, at_start the reference's, weak those at the smaller τ."
+        f"response to the reference), over_self_play that over share 0, both at τ = {_WEAK:g}, the former at {_TAU:g}; figures ending in "
+        "best_response are that policy's own, at_start the reference's, weak those at the smaller τ."
     )
     baseline: ClassVar[str] = (
-        f"the policy gradient on the Bradley–Terry scores of all pairs, with two samples a prompt and KL weight {4 * _TAU:g} (4 τ: a difference in "
+        f"the policy gradient on the Bradley–Terry scores of all pairs, with four samples a prompt and KL weight {4 * _TAU:g} (4 τ: a difference in "
         "score moves the preference by at most a quarter of it)"
     )
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -59,9 +59,8 @@ class NashMD(Experiment, name="nash-md"):
     def measure(self, seed: int, folder: Path) -> Measurement:
         lab = _laboratory(seed, folder)
         found = game_figures(lab, _against(lab, seed, {"part": "mixture", "share": _SHARE}), _TAU)
-        for name, share in (("self_play", 0.0), ("best_response", 1.0)):
-            policy = _against(lab, seed, {"part": "mixture", "share": share})
-            found |= _named(game_figures(lab, policy, _TAU), name)
+        policy = _against(lab, seed, {"part": "mixture", "share": 1.0})
+        found |= _named(game_figures(lab, policy, _TAU), "best_response")
         for name, share in (("weak", _SHARE), ("weak_self_play", 0.0)):
             policy = _against(lab, seed, {"part": "mixture", "share": share}, _WEAK)
             found |= _named(game_figures(lab, policy, _WEAK), name)
@@ -103,19 +102,29 @@ def _against(lab: Laboratory, seed: int, opponent: dict[str, Any], tau: float = 
         seed,
         tau,
         rewards={"wins": {"part": "win-rate", "oracle": "cyclic"}},
-        rollout={"part": "against-opponent", "opponent": opponent, "sampling": _sampling(lab)},
+        rollout={
+            "part": "against-opponent",
+            "n": _SAMPLES,
+            "opponent": opponent,
+            "opponent_n": _SAMPLES,
+            "sampling": {"maximum_tokens": lab.world.maximum_tokens},
+        },
         credit="nash-pg",
     )
 
 
 def _on_scores(lab: Laboratory, seed: int) -> Tensor:
-    """The policy that Bradley–Terry scores make; both samples of a prompt are judged, and each is the other's baseline."""
+    """The policy that Bradley–Terry scores make, from as many samples, all of which are learned from."""
     return _train(
         lab,
         seed,
         4 * _TAU,
         rewards={"score": {"part": "cyclic-score", "maximum_tokens": lab.world.maximum_tokens}},
-        rollout={"part": "sample", "n": 2, "sampling": _sampling(lab)},
+        rollout={
+            "part": "sample",
+            "n": 2 * _SAMPLES,
+            "sampling": {"maximum_tokens": lab.world.maximum_tokens},
+        },
         credit="rloo",
     )
 
@@ -124,16 +133,12 @@ def _train(lab: Laboratory, seed: int, weight: float, **parts: Any) -> Tensor:
     stage = lab.online(
         _STEPS,
         _PROMPTS,
+        rate=_RATE,
         regulariser={"part": "kl", "coefficient": weight},
         objective={"part": "reinforce", "aggregation": "sequence-mean-token-sum"},
-        optimiser={"learning_rate": _RATE},
         **parts,
     )
     return lab.run(stage, seed).log_policy
-
-
-def _sampling(lab: Laboratory) -> dict[str, Any]:
-    return {"maximum_tokens": lab.world.maximum_tokens}
 
 
 def _named(figures: dict[str, float], ending: str) -> dict[str, float]:
