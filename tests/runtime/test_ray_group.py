@@ -105,7 +105,7 @@ def test_a_mixture(ray_policy: Any, on_ray: Opener, spec: Maker, prompts: Any, t
     torch.testing.assert_close(found.sampling_logprobs, expected.sampling_logprobs, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="policy and reference do not share their processes"):
         ray_policy.generate(prompts, sampling, Mixture(0.4, here))
-    with pytest.raises(ValueError, match="mixed with another one in this process only"):
+    with pytest.raises(ValueError, match="policy does not live in this process"):
         here.generate(prompts, sampling, Mixture(0.4, there))
 
 

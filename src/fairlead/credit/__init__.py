@@ -7,6 +7,7 @@ from fairlead.credit.macro import MacroGAE
 from fairlead.credit.nash import NashPolicyGradient
 from fairlead.credit.remax import ReMax
 from fairlead.credit.response_value import ResponseValue
+from fairlead.credit.uniform import Uniform
 
 __all__ = [
     "GAE",
@@ -19,4 +20,5 @@ __all__ = [
     "Reinforce",
     "ReinforcePlusPlus",
     "ResponseValue",
+    "Uniform",
 ]

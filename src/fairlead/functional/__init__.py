@@ -14,6 +14,7 @@ from fairlead.functional.advantages import (
     leave_one_out,
     remax,
 )
+from fairlead.functional.best_of_n import best_of_n, imitation_with_prior, inverse_loss_factor
 from fairlead.functional.confidence import MEAN_BOUNDS, mean_bound, share_bound, student_quantile, tail_bound
 from fairlead.functional.constraints import cost_model_loss, dual_ascent, lagrangian, pessimism, pessimistic_cost
 from fairlead.functional.control import (
@@ -24,6 +25,7 @@ from fairlead.functional.control import (
     kl_threshold,
     training_phase,
 )
+from fairlead.functional.divergence import vocabulary_kl
 from fairlead.functional.dynamics import (
     dip_depth,
     growth,
@@ -108,6 +110,7 @@ __all__ = [
     "aggregation_weights",
     "anchor_score",
     "area_under_curve",
+    "best_of_n",
     "bootstrap_interval",
     "bradley_terry",
     "bradley_terry_scores",
@@ -139,8 +142,10 @@ __all__ = [
     "group_relative",
     "growth",
     "gspo",
+    "imitation_with_prior",
     "importance_ratio",
     "inpo",
+    "inverse_loss_factor",
     "keep_largest",
     "kl_estimate",
     "kl_loss",
@@ -197,6 +202,7 @@ __all__ = [
     "uniform",
     "value_huber",
     "value_loss",
+    "vocabulary_kl",
     "weighted_r_squared",
     "weighted_sum",
     "whiten",

@@ -73,7 +73,7 @@ def _compute(logits: Tensor, tokens: Tensor | None, temperature: float, with_ent
     return logprobs.reshape(shape), entropies.reshape(shape)
 
 
-def _pieces(rows: int, length: int, vocabulary: int) -> Iterator[tuple[slice, slice]]:
+def pieces(rows: int, length: int, vocabulary: int) -> Iterator[tuple[slice, slice]]:
     """Cut [rows, length] into blocks of about PIECE_ELEMENTS logits: whole rows where they fit, else parts of one."""
     positions = max(1, PIECE_ELEMENTS // max(1, vocabulary))
     row_step = max(1, positions // max(1, length))
@@ -83,7 +83,8 @@ def _pieces(rows: int, length: int, vocabulary: int) -> Iterator[tuple[slice, sl
             yield slice(row, row + row_step), slice(token, token + token_step)
 
 
-def _log_softmax(piece: Tensor, temperature: float) -> Tensor:
+def log_softmax(piece: Tensor, temperature: float) -> Tensor:
+    """log softmax(piece / temperature) in at least float32."""
     wide = at_least_float32(piece)
     return torch.log_softmax(wide if temperature == 1.0 else wide / temperature, dim=-1)
 
@@ -101,8 +102,8 @@ class _LogprobsAndEntropy(torch.autograd.Function):
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         logprobs = torch.zeros(logits.shape[:-1], dtype=dtype, device=logits.device)
         entropies = torch.zeros_like(logprobs)
-        for row, token in _pieces(*logits.shape):
-            logp = _log_softmax(logits[row, token], temperature)
+        for row, token in pieces(*logits.shape):
+            logp = log_softmax(logits[row, token], temperature)
             if tokens is not None:
                 logprobs[row, token] = logp.gather(-1, tokens[row, token].unsqueeze(-1)).squeeze(-1)
             if with_entropy:
@@ -125,7 +126,7 @@ class _LogprobsAndEntropy(torch.autograd.Function):
             everything = slice(None), slice(None)
             return _gradient(ctx, logits, tokens, logprobs_gradient, entropy_gradient, everything), None, None, None
         result = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        for piece in _pieces(*logits.shape):
+        for piece in pieces(*logits.shape):
             gradient = _gradient(ctx, logits, tokens, logprobs_gradient, entropy_gradient, piece)
             silent = logprobs_gradient[piece] == 0
             if ctx.with_entropy:
@@ -143,7 +144,7 @@ def _gradient(
     piece: tuple[slice, slice],
 ) -> Tensor:
     """d log p_y / d x_v = 1[v = y] - p_v and d H / d x_v = -p_v (log p_v + H), both over the temperature."""
-    logp = _log_softmax(logits[piece], ctx.temperature)
+    logp = log_softmax(logits[piece], ctx.temperature)
     probability, finite_logp = _entropy_terms(logp)
     gradient = torch.zeros_like(logp)
     if tokens is not None:

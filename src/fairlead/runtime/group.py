@@ -127,8 +127,8 @@ class ModelGroup(ABC):
         """Outputs without gradient for every row of `batch`; `reference=True` switches adapters off."""
 
     @abstractmethod
-    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
-        """One optimiser step on a prepared minibatch."""
+    def step(self, batch: Batch, objective: Trainable, reference: ModelGroup | None = None) -> dict[str, float]:
+        """One optimiser step on a prepared minibatch; `reference` as in `update`."""
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
@@ -181,12 +181,19 @@ class ModelGroup(ABC):
         return self.outputs(batch, ("scores",)).scores
 
     def update(
-        self, batch: AnyBatch, objective: Trainable, epochs: int = 1, minibatches: int = 1, seed: int = 0
+        self,
+        batch: AnyBatch,
+        objective: Trainable,
+        epochs: int = 1,
+        minibatches: int = 1,
+        seed: int = 0,
+        reference: ModelGroup | None = None,
     ) -> dict[str, float]:
         """Train on `batch`: `epochs` passes, each cut into `minibatches` random parts with one optimiser step each.
 
         Returns the mean of each metric over the steps (`max/…`: the maximum). Rows are dealt out by `seed`, so that every
-        back end takes the same steps.
+        back end takes the same steps. `reference` is what an objective that needs `kl` or `forward_kl` compares with: a group of the
+        same back end, or None for this model without its adapters.
         """
         rows = int(batch.batch_size[0])
         if rows == 0:
@@ -195,11 +202,11 @@ class ModelGroup(ABC):
         history: list[dict[str, float]] = []
         for _ in range(epochs):
             if minibatches == 1:
-                history.append(self.step(objective.prepare(batch), objective))
+                history.append(self.step(objective.prepare(batch), objective, reference))
                 continue
             order = torch.randperm(rows, generator=generator)
             for part in order.tensor_split(min(minibatches, rows)):
-                history.append(self.step(objective.prepare(take(batch, part)), objective))
+                history.append(self.step(objective.prepare(take(batch, part)), objective, reference))
         names = dict.fromkeys(name for metrics in history for name in metrics)
         found = {name: [metrics[name] for metrics in history if name in metrics] for name in names}
         return {name: max(v) if name.startswith("max/") else sum(v) / len(v) for name, v in found.items()}

@@ -29,20 +29,15 @@ class LocalGroup(ModelGroup):
     def generate(self, prompts: Prompts, sampling: Sampling, mixture: Mixture | None = None) -> Samples:
         if mixture is None:
             return self.worker.generate(prompts, sampling, self.watcher)
-        other = mixture.other
-        if other is not None and not isinstance(other, LocalGroup):
-            raise ValueError("a model in this process can be mixed with another one in this process only")
-        return self.worker.generate(
-            prompts, sampling, self.watcher, mixture.share, None if other is None else other.worker
-        )
+        return self.worker.generate(prompts, sampling, self.watcher, mixture.share, _worker(mixture.other))
 
     def outputs(
         self, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, reference: bool = False
     ) -> Outputs:
         return self.worker.outputs(batch, needs, temperature, reference)
 
-    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
-        return self.worker.step(batch, objective)
+    def step(self, batch: Batch, objective: Trainable, reference: ModelGroup | None = None) -> dict[str, float]:
+        return self.worker.step(batch, objective, _worker(reference))
 
     def weights(self) -> dict[str, Tensor]:
         return self.worker.weights()
@@ -61,3 +56,10 @@ class LocalGroup(ModelGroup):
 
     def export(self, directory: Path, dtype: str | None = None) -> None:
         self.worker.export(directory, dtype)
+
+
+def _worker(other: ModelGroup | None) -> ModelWorker | None:
+    """The worker of another group that takes part in a call."""
+    if other is not None and not isinstance(other, LocalGroup):
+        raise ValueError(f"the group {other.spec.role} does not live in this process: open both with the same runtime")
+    return None if other is None else other.worker

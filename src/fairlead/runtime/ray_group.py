@@ -99,10 +99,11 @@ class RayGroup(ModelGroup):
             setattr(found, name, torch.from_numpy(whole))
         return found
 
-    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
+    def step(self, batch: Batch, objective: Trainable, reference: ModelGroup | None = None) -> dict[str, float]:
+        beside = self._beside(reference)
         work = self._put((pack(batch), objective))
         shares = deal_rows(batch, self._workers)
-        answers = self._call("step", {rank: (work, rows) for rank, rows in enumerate(shares)})
+        answers = self._call("step", {rank: (work, rows, beside) for rank, rows in enumerate(shares)})
         totals: dict[str, float] = {}
         for rank in sorted(answers):
             for name, value in answers[rank][0].items():
@@ -157,8 +158,7 @@ class RayGroup(ModelGroup):
             return None
         if not isinstance(other, RayGroup) or other._processes is not self._open_processes():
             raise ValueError(
-                f"the groups {self.spec.role} and {other.spec.role} do not share their processes, so their models cannot be mixed: open "
-                "both with the same runtime"
+                f"the groups {self.spec.role} and {other.spec.role} do not share their processes: open both with the same runtime"
             )
         return other._name
 

@@ -107,7 +107,7 @@ class Replica:
         return {need: getattr(found, need).numpy() for need in needs}
 
     def step(
-        self, name: str, work: tuple[Parcel, Trainable], rows: Sequence[int]
+        self, name: str, work: tuple[Parcel, Trainable], rows: Sequence[int], reference: str | None = None
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Gradient on the given rows, sum over all ranks, one optimiser step; metric sums, and metrics of the step.
 
@@ -118,7 +118,8 @@ class Replica:
         failure: Exception | None = None
         try:
             if len(rows):
-                sums = model.accumulate(unpack(parcel, rows), objective)
+                other = None if reference is None else self._models[reference]
+                sums = model.accumulate(unpack(parcel, rows), objective, other)
         except Exception as error:
             failure = error
         whole = sum_gradients(model.trained(), failure is None, model.device) if self.world > 1 else failure is None

@@ -108,8 +108,9 @@ class ModelWorker:
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def accumulate(self, batch: Batch, objective: Trainable) -> dict[str, float]:
+    def accumulate(self, batch: Batch, objective: Trainable, reference: ModelWorker | None = None) -> dict[str, float]:
         """Add the gradient of `objective` on the (prepared) rows of `batch` to the parameters; returns metric sums."""
+        other = None if reference is None else reference.model
         spec = self._optimiser_spec()
         self.model.train()
         # Dropout continues the same after a resume, and differs from rank to rank.
@@ -119,7 +120,7 @@ class ModelWorker:
         for rows in microbatches(batch, spec.tokens_per_microbatch, knows_ragged_rows(self.model)):
             micro = take(tensors, rows).to(self.device)
             with self._precision():
-                outputs = forward(self.model, micro, objective.needs, objective.temperature)
+                outputs = forward(self.model, micro, objective.needs, objective.temperature, reference=other)
             loss, metrics = objective(outputs, micro)
             loss.backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": loss, **metrics}.items():
@@ -148,9 +149,9 @@ class ModelWorker:
             "skipped_steps": 0.0 if finite else 1.0,
         }
 
-    def step(self, batch: Batch, objective: Trainable) -> dict[str, float]:
+    def step(self, batch: Batch, objective: Trainable, reference: ModelWorker | None = None) -> dict[str, float]:
         """Gradient and optimiser step on one prepared minibatch."""
-        return self.accumulate(batch, objective) | self.finish_step()
+        return self.accumulate(batch, objective, reference) | self.finish_step()
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that are trained, in a fixed order."""

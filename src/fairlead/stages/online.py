@@ -191,7 +191,8 @@ class Online(Stage, name="online"):
             experience = self._select(experience, after_credit=True)
             metrics |= found | limits | compared | self.regulariser.observe(experience)
             with run.phase("update"):
-                loss = objective.with_kl(self.regulariser.loss_coefficient, self.regulariser.loss_estimator)
+                prior = self.regulariser
+                loss = objective.with_kl(prior.loss_coefficient, prior.loss_estimator, prior.loss_reduction)
                 if critic is not None:
                     learned = critic.update(
                         experience, self.value_objective, self.epochs, self.minibatches, run.seed + step
@@ -205,7 +206,8 @@ class Online(Stage, name="online"):
                         )
                         metrics |= {f"constraint/{name}/critic/{key}": value for key, value in learned.items()}
                 if step > self.critic_warmup:
-                    learned = policy.update(experience, loss, self.epochs, self.minibatches, run.seed + step)
+                    lesson = _counted(experience)
+                    learned = policy.update(lesson, loss, self.epochs, self.minibatches, run.seed + step, reference)
                     metrics |= {f"policy/{name}": value for name, value in learned.items()}
                 self.rollout.learned(policy)
             metrics |= _describe(experience)
@@ -366,6 +368,12 @@ def _without_anchors(experience: Experience) -> tuple[Experience, dict[str, floa
         return experience, {}
     rest = take(experience, (~experience.anchor).nonzero().squeeze(1))
     return rest, {"anchor_score": float(experience.score[experience.anchor].nanmean())}
+
+
+def _counted(experience: Experience) -> Experience:
+    """The rows that the policy learns from; reading the others would change nothing. All of them where none counts."""
+    rows = (experience.weight > 0).nonzero().squeeze(1)
+    return take(experience, rows) if 0 < len(rows) < len(experience) else experience
 
 
 def _describe(experience: Experience) -> dict[str, float]:

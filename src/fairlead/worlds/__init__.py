@@ -2,7 +2,7 @@
 
 from fairlead.worlds.cyclic import CyclicOracle, CyclicScore, cyclic_preferences
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
-from fairlead.worlds.flawed import FlawedReward
+from fairlead.worlds.flawed import FlawedReward, HackableReward
 from fairlead.worlds.token_world import TokenWorld
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "CyclicScore",
     "ExactGap",
     "FlawedReward",
+    "HackableReward",
     "TokenWorld",
     "TokenWorldReward",
     "UnsureReward",
