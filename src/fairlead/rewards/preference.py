@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Samples, row_table
+from fairlead.data import LABELS, comparison, responses_batch
+from fairlead.models import ModelSpec
 from fairlead.parts import Part
 from fairlead.rewards.base import Reward
 from fairlead.rewards.function import FunctionReward
-from fairlead.runtime import Opener
+from fairlead.runtime import ModelGroup, Opener
 
-__all__ = ["FunctionOracle", "Oracle", "RewardOracle", "WinRate"]
+__all__ = ["FunctionOracle", "ModelOracle", "Oracle", "RewardOracle", "WinRate"]
 
 
 class Oracle(Part, slot="oracle"):
@@ -88,6 +91,34 @@ class FunctionOracle(Oracle, name="function"):
 
     def metrics(self) -> dict[str, float]:
         return self.function.metrics()
+
+
+class ModelOracle(Oracle, name="pairwise-model"):
+    """A language model that reads both responses and says which is better: the share of "A" against "B", without sampling.
+
+    It need not follow any score. `fairlead.data:comparisons` turns preference pairs into what stage `sft` teaches it from.
+
+    Source: the preference model of Munos et al. 2023 (arXiv 2312.00886); both orders in training and judging as in Dong et al. 2024
+    (arXiv 2405.07863).
+    """
+
+    model: Annotated[ModelSpec, BeforeValidator(ModelSpec.coerce)] = Field(description="the judge of pairs")
+
+    _group: ModelGroup | None = PrivateAttr(None)
+
+    def open(self, run: Opener, name: str) -> None:
+        self._group = run.open(name, self.model)
+
+    def prefers(self, samples: Samples, first: Tensor, second: Tensor) -> Tensor:
+        assert self._group is not None, "open the oracle before it is asked"
+        rows = list(samples.rows)
+        prompts = [
+            comparison(rows[a]["prompt"], rows[a]["response"], rows[b]["response"])
+            for a, b in zip(first.tolist(), second.tolist(), strict=True)
+            for _ in LABELS
+        ]
+        batch = responses_batch(prompts, LABELS * len(first), self._group.codec)
+        return self._group.token_logprobs(batch).sum(1).reshape(-1, len(LABELS)).softmax(1)[:, 0]
 
 
 class WinRate(Reward, name="win-rate"):
