@@ -76,6 +76,14 @@ def test_an_interrupted_game(
     assert_same_run(whole, tmp_path / "run", ["online"])
 
 
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_the_ends_of_the_average_are_those_of_the_mixture(game: Path, tmp_path: Path, end: float) -> None:
+    """Keep 0 is self-play, keep 1 the best response to the first policy."""
+    for name, opponent in (("ema", {"part": "ema", "keep": end}), ("mixture", {"part": "mixture", "share": end})):
+        run_stages(tmp_path / name, stage(game, opponent))
+    assert_same_run(tmp_path / "ema", tmp_path / "mixture", ["online"])
+
+
 def test_only_the_policys_own_responses_are_learned_from(game: Path, tmp_path: Path) -> None:
     """Six prompts with an answer each; the mean over both players' answers is ½ whatever they say."""
     rows = logged(run_stages(tmp_path / "run", stage(game, OPPONENTS["ema"])).directory, "online")

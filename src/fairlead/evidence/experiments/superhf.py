@@ -51,6 +51,13 @@ class SuperHF(Experiment, name="superhf"):
         AtMost("proxy_over_once", 0.9),
         AtMost("harmless_over_hacked", 0.6),
     )
+    remarks: ClassVar[str] = (
+        "The KL and the similarity are about half of what they are without the prior, and iterating leaves half of the proxy's shortfall that "
+        "best-of-n once leaves. Gold missed its rule narrowly. It falls from the first policy's 0.53 to 0.16 with the prior and to 0 "
+        "without, but the rule counts from the 4 that are possible, and the first policy is far from these. β = 0.35 slows the hack "
+        "down and does not prevent it: of all runs on this proxy only best-of-n once raised gold, since it hardly moved. Where f pays less "
+        "than the answer, the same method finds the honest answers and similarity stays near nothing."
+    )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         lab = Laboratory(TokenWorld(symbols=6, maximum_tokens=_LENGTH, prompts=4, seed=seed), folder)
