@@ -9,7 +9,16 @@ import torch
 from pydantic import ValidationError
 
 from fairlead import functional
-from fairlead.credit import GAE, GroupRelative, LeaveOneOut, MacroGAE, Reinforce, ReinforcePlusPlus, ReMax
+from fairlead.credit import (
+    GAE,
+    GroupRelative,
+    LeaveOneOut,
+    MacroGAE,
+    NashPolicyGradient,
+    Reinforce,
+    ReinforcePlusPlus,
+    ReMax,
+)
 from tiny_batches import experience
 
 TWO_GROUPS = {"logprobs": [[-1, -1], [-1], [-1, -1, -1], [-1]], "score": [1.0, 3.0, 2.0, 2.5], "group": [4, 4, 7, 7]}
@@ -174,6 +183,14 @@ def test_remax() -> None:
     white = ReMax(whiten=True)(anchored()).advantages
     counted = white[[0, 0, 1, 3], [0, 1, 0, 0]]
     assert float(counted.mean()) == pytest.approx(0, abs=1e-6) and float(counted.std()) == pytest.approx(1)
+
+
+def test_the_policy_gradient_of_a_game() -> None:
+    made = NashPolicyGradient()(anchored(score=[0.9, 0.25, 0.5, 1.0, 0.0])).advantages
+    # ½ less, and the penalties 0.3, 0.1, 0.1 of whole responses; or 0.3 and 0.2 to go.
+    torch.testing.assert_close(made[[0, 1, 3]], torch.tensor([[0.1, 0.1], [-0.35, 0], [0.4, 0]]))
+    to_go = NashPolicyGradient(kl="to-go")(anchored(score=[0.9, 0.25, 0.5, 1.0, 0.0])).advantages
+    torch.testing.assert_close(to_go[[0, 1, 3]], torch.tensor([[0.1, 0.2], [-0.35, 0], [0.4, 0]]))
 
 
 def test_remax_does_not_feel_the_level_of_a_prompt() -> None:

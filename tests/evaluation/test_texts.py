@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fairlead.evaluation import describe_texts, distinct, plain_text, self_repetition, words
+from fairlead.evaluation import describe_texts, distinct, meteor, plain_text, self_repetition, words
 
 
 def test_words_ignore_case_and_punctuation() -> None:
@@ -20,6 +20,17 @@ def test_distinct_counts_over_the_set() -> None:
 def test_self_repetition_is_within_one_text() -> None:
     assert self_repetition("a b c a b c") == pytest.approx(1 / 4)  # abc bca cab abc
     assert self_repetition("a b") == 0.0
+
+
+def test_meteor() -> None:
+    words = "one two three four five six seven eight nine ten"
+    assert meteor(words, words) == pytest.approx(1 - 0.5 * 0.1**3)  # one chunk of ten matches
+    assert meteor("a b", "c d") == 0 and meteor("", "a") == 0
+    # Three matches of four and five words in two chunks: P = 3/4, R = 3/5.
+    mean = 10 * 0.75 * 0.6 / (0.6 + 9 * 0.75)
+    assert meteor("a b x c", "c y a b z") == pytest.approx(mean * (1 - 0.5 * (2 / 3) ** 3))
+    # A word is matched as often as both have it.
+    assert meteor("a a a", "a") == pytest.approx(10 / 3 / (1 + 3) * 0.5)
 
 
 def test_describe_texts() -> None:

@@ -86,7 +86,7 @@ def test_pieces_cover_every_position_once(monkeypatch: pytest.MonkeyPatch) -> No
     for elements in (1, 10, 64, 100, 1000):
         monkeypatch.setitem(module.PIECE_ELEMENTS, "cpu", elements)
         seen = torch.zeros(5, 7)
-        for piece in module._pieces(torch.empty(5, 7, 3)):
+        for piece in module.pieces(torch.empty(5, 7, 3)):
             seen[piece] += 1
             assert seen[piece].numel() * 3 <= max(elements, 3)
         assert (seen == 1).all()

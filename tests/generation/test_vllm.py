@@ -19,7 +19,7 @@ from fairlead.generation import ContextError, Sampling, VllmSampler, VllmSpec, g
 from fairlead.models import LoraSpec, ModelSpec
 from fairlead.objectives import NegativeLogLikelihood
 from fairlead.recipes import load_recipe
-from fairlead.runtime import GroupSpec, LocalGroup, OptimiserSpec
+from fairlead.runtime import GroupSpec, LocalGroup, Mixture, OptimiserSpec
 from fairlead.worlds.token_world import TokenWorld
 from fake_vllm import LLM, fake_module
 from tiny_models import save_tiny_model
@@ -382,3 +382,10 @@ def test_the_engine_is_asked_in_the_same_way(opened: Maker) -> None:
     prompts, sampling = make_prompts([2]), Sampling(maximum_tokens=3)
     one, other = (f(worker.model, worker.codec, prompts, sampling) for f in (sampler.generate, generate))
     assert type(one) is type(other) and torch.equal(one.tokens, other.tokens)
+
+
+def test_vllm_samples_from_one_model(opened: Maker) -> None:
+    with pytest.raises(
+        ValueError, match=r"vLLM cannot sample from a mixture of two models: set runtime\.sampler to own"
+    ):
+        opened().generate(make_prompts([2]), Sampling(maximum_tokens=3), Mixture(0.5, opened("two", own=True)))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from fairlead.batch import Pairs, Samples, Sequences, left_pad, right_pad, row_table
-from fairlead.models import ModelSpec, backbone, load_model
+from fairlead.models import LoraSpec, ModelError, ModelSpec, backbone, load_model
 from fairlead.runtime.forward import forward
-from tiny_models import FAMILIES, SLIDING_WINDOW, tiny_config, tiny_model
+from tiny_models import FAMILIES, SLIDING_WINDOW, save_tiny_model, tiny_config, tiny_model
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 PROMPTS, RESPONSES = (3, 1, 19, 10), (14, 22, 5, 1)
@@ -163,3 +164,42 @@ def test_pairs_are_two_responses_to_one_prompt() -> None:
 def test_unknown_outputs_are_named() -> None:
     with pytest.raises(ValueError, match="rewards"):
         forward(tiny_model("llama"), make_samples(), ("rewards",))
+
+
+# -- against a reference ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_divergence_from_a_reference(family: str) -> None:
+    """Read without padding, and padded; the reference in evaluation mode, whatever the model is in."""
+    model, reference, samples = tiny_model(family), tiny_model(family, seed=1), make_samples()
+    reference.train()
+    with torch.no_grad():
+        outputs = forward(model, samples, ("logprobs", "kl", "forward_kl"), temperature=0.7, reference=reference)
+    assert reference.training
+    for row, (prompt, response) in enumerate(zip(pieces(PROMPTS, 0), pieces(RESPONSES, 1), strict=True)):
+        own, other = (
+            document_logprobs(m.eval(), prompt + response, 0.7)[len(prompt) - 1 :] for m in (model, reference)
+        )
+        n = len(response)
+        torch.testing.assert_close(outputs.kl[row, :n], (own.exp() * (own - other)).sum(-1), **CLOSE)
+        torch.testing.assert_close(outputs.forward_kl[row, :n], (other.exp() * (other - own)).sum(-1), **CLOSE)
+        assert not outputs.kl[row, n:].any() and not outputs.forward_kl[row, n:].any()
+
+
+def test_without_a_reference_the_adapters_are_compared_with_none(tmp_path: Path) -> None:
+    spec = ModelSpec(path=str(save_tiny_model(tmp_path)))
+    adapted = load_model(spec.model_copy(update={"lora": LoraSpec(rank=2)}))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+    samples = make_samples()
+    alone, beside = (forward(adapted, samples, ("forward_kl",), reference=other) for other in (None, load_model(spec)))
+    torch.testing.assert_close(alone.forward_kl, beside.forward_kl)
+    alone.forward_kl.sum().backward()
+    assert all(p.grad is not None for n, p in adapted.named_parameters() if "lora_B" in n)
+    with pytest.raises(ModelError, match="no adapters to switch off"):
+        forward(load_model(spec), samples, ("kl",))
+    with pytest.raises(ValueError, match="reference of 261 tokens cannot be compared with a model of 260"):
+        forward(tiny_model(), samples, ("kl",), reference=tiny_model(vocab_size=261))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Experience, take
-from fairlead.objectives import CISPO, Mismatch, PolicyGradient, PolicyObjective, PPOClip, ValueClip
+from fairlead.objectives import CISPO, FilteredNLL, Mismatch, PolicyGradient, PolicyObjective, PPOClip, ValueClip
 from fairlead.runtime import Outputs
 from tiny_batches import experience, rows_of
 
@@ -308,3 +308,46 @@ def test_the_ratio_of_a_macro_action() -> None:
 
 def segmented(rows: Experience, segments: list[int]) -> Experience:
     return rows.replace(extras={"segments": torch.tensor([segments])})
+
+
+# -- imitation with an exact KL -------------------------------------------------------------------------------------------
+
+EXACT = rows_of([[0.1, 0.4, 0.1], [0.5], [0.2, 0.4]])
+
+
+def imitation(objective: PolicyObjective, weight: list[float]) -> float:
+    rows = batch(weight=weight).replace(advantages=torch.ones(3, 3))
+    outputs = Outputs(logprobs=NEW, entropy=ENTROPY, forward_kl=EXACT, kl=2 * EXACT)
+    return float(objective(outputs, objective.prepare(rows))[0])
+
+
+@pytest.mark.parametrize(
+    ("reduction", "kl"),
+    [
+        # Rows one and three count: means over tokens 0.2 and 0.3, and 0.1 + 0.4 + 0.1 + 0.2 + 0.4 over five tokens.
+        ("mean", 0.25),
+        ("sum", 0.5),
+        ("loss", 0.24),
+    ],
+)
+def test_reductions_of_the_exact_kl(reduction: str, kl: float) -> None:
+    plain = FilteredNLL()
+    nll = (0.8 + 2.5 + 0.5 + 1.2 + 0.1) / 5
+    assert imitation(plain, [1.0, 0, 1]) == pytest.approx(nll)
+    found = plain.with_kl(0.35, "exact-forward", reduction)
+    assert found.needs == ("logprobs", "entropy", "forward_kl") and plain.needs == ("logprobs", "entropy")
+    assert imitation(found, [1.0, 0, 1]) == pytest.approx(nll + 0.35 * kl)
+    other = plain.with_kl(0.35, "exact", reduction)
+    assert other.needs[-1] == "kl" and imitation(other, [1.0, 0, 1]) == pytest.approx(nll + 0.7 * kl)
+
+
+def test_of_one_response_mean_and_sum_agree() -> None:
+    found = [imitation(FilteredNLL().with_kl(0.35, "exact-forward", r), [0.0, 0, 1]) for r in ("mean", "sum")]
+    assert found[0] == pytest.approx(found[1]) == pytest.approx(0.65 + 0.35 * 0.3)
+
+
+def test_the_inverse_loss_turns_round_below_its_root() -> None:
+    rows = experience([[-0.2, -0.6], [-9.0]], weight=[1.0, 0.0], advantages=[[1.0, 1.0], [1.0]])
+    for inverse, factor in ((0.0, 1.0), (0.04, 0.75), (0.16, 0.0), (0.32, -1.0)):  # 1 − C / 0.4²
+        prepared = FilteredNLL(inverse=inverse).prepare(rows)
+        torch.testing.assert_close(prepared.advantages, factor * rows.advantages)

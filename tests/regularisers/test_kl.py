@@ -74,3 +74,12 @@ def test_what_cannot_work_is_refused_at_once() -> None:
         KL(estimator="k3-ratio")
     with pytest.raises(ValidationError, match="stays 0"):
         KL(coefficient=0, adaptive={})
+
+
+def test_the_exact_kl_stands_in_the_loss_only() -> None:
+    part = KL(coefficient=0.35, place="loss", estimator="exact-forward", reduction="sum")
+    assert (part.loss_estimator, part.loss_reduction, KL().loss_reduction) == ("exact-forward", "sum", "loss")
+    with pytest.raises(ValidationError, match="estimator exact-forward exists in the loss only"):
+        KL(estimator="exact-forward")
+    with pytest.raises(ValidationError, match="set place: loss, or leave reduction out"):
+        KL(reduction="sum")

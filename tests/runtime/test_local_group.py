@@ -98,8 +98,8 @@ def test_every_step_gets_its_share_of_the_second_lesson(
     seen: list[list[str]] = []
     group = LocalGroup(spec())
     step = group.step
-    group.step = lambda lessons: seen.append([lesson.name for lesson in lessons]) or step(lessons)  # type: ignore[method-assign,func-returns-value]
-    group.update(experience, PPOClip(), 1, 2, 0, lesson)
+    group.step = lambda lessons, _: seen.append([lesson.name for lesson in lessons]) or step(lessons)  # type: ignore[method-assign,func-returns-value]
+    group.update(experience, PPOClip(), 1, 2, 0, beside=lesson)
     assert seen == [["", "text"], ["", "text"]]
 
 

@@ -22,8 +22,9 @@ from fairlead.objectives import DPO, NegativeLogLikelihood, PPOClip, ValueClip
 from fairlead.rewards import LengthReward
 from fairlead.rollouts import SampleRollout
 from fairlead.runs import Run, read_json_lines
-from fairlead.runtime import GroupSpec, Lesson, LocalGroup, ModelGroup, OptimiserSpec, RuntimeSpec, open_group
+from fairlead.runtime import GroupSpec, Lesson, LocalGroup, Mixture, ModelGroup, OptimiserSpec, RuntimeSpec, open_group
 from fairlead.stages import Online, Preference
+from tiny_models import save_tiny_model
 
 pytestmark = [
     pytest.mark.ray,
@@ -94,6 +95,20 @@ def test_generate(ray_policy: Any, spec: Maker, prompts: Any, rows: Any) -> None
     assert type(Experience.from_samples(found)) is Experience
 
 
+def test_a_mixture(ray_policy: Any, on_ray: Opener, spec: Maker, prompts: Any, tmp_path: Path) -> None:
+    other = spec(role="reference", optimiser=None, model__path=str(save_tiny_model(tmp_path, seed=1)))
+    sampling = Sampling(maximum_tokens=8, temperature=0.8)
+    here, there = LocalGroup(other), on_ray(other)
+    expected = LocalGroup(spec()).generate(prompts, sampling, Mixture(0.4, here))
+    found = ray_policy.generate(prompts, sampling, Mixture(0.4, there))
+    assert torch.equal(found.tokens, expected.tokens) and list(found.rows) == list(expected.rows)
+    torch.testing.assert_close(found.sampling_logprobs, expected.sampling_logprobs, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="policy and reference do not share their processes"):
+        ray_policy.generate(prompts, sampling, Mixture(0.4, here))
+    with pytest.raises(ValueError, match="reference does not live in this process"):
+        here.generate(prompts, sampling, Mixture(0.4, there))
+
+
 @pytest.mark.parametrize("rows", [range(12), [8], [7]])
 def test_outputs(ray_policy: Any, spec: Maker, experience: Experience, rows: Any) -> None:
     batch = experience[torch.tensor(list(rows))]  # not trimmed: the outputs are as wide as the batch
@@ -149,7 +164,7 @@ def test_five_updates(on_ray: Opener, spec: Maker, experience: Experience) -> No
 def test_two_lessons_in_every_step(on_ray: Opener, spec: Maker, experience: Experience, sequences: Any) -> None:
     group, local = on_ray(spec()), LocalGroup(spec())
     beside = Lesson(sequences, NegativeLogLikelihood(), 0.5, "text")
-    expected, found = (g.update(experience, PPOClip(), 2, 1, 0, beside) for g in (local, group))
+    expected, found = (g.update(experience, PPOClip(), 2, 1, 0, beside=beside) for g in (local, group))
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-4) and found["text/loss"] > 0
     assert_same_weights(local, group)
     assert_replicas_equal(group)

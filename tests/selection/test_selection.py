@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairlead.selection import DropFlatGroups, DropTruncated, KeepBand
+from fairlead.batch import row_table
+from fairlead.selection import BestOfN, DropFlatGroups, DropTruncated, KeepBand
 from tiny_batches import experience
 
 ROWS = [[-1.0]] * 6
@@ -55,3 +56,23 @@ def test_a_band_of_mean_scores() -> None:
     batch.channels["right"] = torch.tensor([1.0, 0, 1, 1, 0, 0])
     assert KeepBand(channel="right")(batch).weight.tolist() == [1, 1, 0, 0, 0, 0]
     assert KeepBand()(batch.replace(weight=torch.zeros(6))).weight.sum() == 0
+
+
+def test_the_best_of_each_prompt() -> None:
+    batch = experience(ROWS, score=[1, 3, 2, 7, 8, 9], group=[0, 0, 0, 1, 1, 1], weight=[1, 2, 1, 1, 1, 0.0])
+    assert BestOfN()(batch).weight.tolist() == [0, 2, 0, 0, 1, 0]
+    assert BestOfN(keep=2)(batch).weight.tolist() == [0, 2, 1, 1, 1, 0]
+    assert BestOfN(keep=9)(batch).weight.tolist() == batch.weight.tolist()
+
+
+def test_among_equals_chance_decides() -> None:
+    batch = experience(ROWS, score=[1.0] * 6, group=[0] * 6)
+    torch.manual_seed(0)
+    assert {int(BestOfN()(batch).weight.argmax()) for _ in range(60)} == set(range(6))
+
+
+def test_empty_responses_are_never_the_best() -> None:
+    said = ["", "b", " ", "d", "", ""]
+    rows = row_table([{"prompt": "p", "response": text} for text in said])
+    batch = experience(ROWS, score=[9, 3, 8, 7, 8, 9], group=[0, 0, 0, 0, 1, 1]).replace(rows=rows)
+    assert BestOfN()(batch).weight.tolist() == [0, 0, 0, 1, 0, 0]

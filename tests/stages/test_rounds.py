@@ -231,6 +231,16 @@ def test_win_rate_is_the_mean_over_the_other_samples() -> None:
         WinRate(oracle=CyclicOracle())(samples.replace(group=torch.arange(3)))
 
 
+def test_beside_an_opponent_samples_are_compared_with_it_alone() -> None:
+    texts = ["a", "b", "c", "c"]
+    batch = experience(texts, [0.0] * 4)
+    samples = WORLD.batch[torch.tensor([WORLD.place[text] for text in texts])].replace(group=batch.group)
+    samples = samples.replace(anchor=torch.tensor([False, False, True, True]))
+    # a and b against c twice, c against a and b.
+    assert WinRate(oracle=CyclicOracle())(samples).tolist() == pytest.approx([0.2, 0.8, 0.5, 0.5])
+    assert WinRate(oracle=CyclicOracle())(samples[1:3]).tolist() == pytest.approx([0.8, 0.2])
+
+
 def test_the_cyclic_preference_is_one() -> None:
     preference = cyclic_preferences(WORLD)
     assert torch.allclose(preference + preference.T, torch.ones_like(preference))

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from fairlead import functional
 from fairlead.evidence import Laboratory
 from fairlead.evidence.experiments.bradley_terry import judge_exactly
 from fairlead.evidence.experiments.dpo import distance
+from fairlead.evidence.experiments.inpo import game_figures
 from fairlead.evidence.experiments.rloo import response_gradients
 from fairlead.recipes import load_recipe
 from fairlead.recipes.execute import execute
 from fairlead.runs import read_json_lines
-from fairlead.worlds import TokenWorld, exact_figures
+from fairlead.worlds import TokenWorld, cyclic_preferences, exact_figures
 
 BETA = 0.3
 
@@ -87,6 +89,27 @@ def test_the_kl_in_the_loss_looks_no_token_ahead(tmp_path: Path) -> None:
         policy = lab.run(lab.online(80, 48, 4, 5e-3, regulariser=regulariser, credit="rloo"), name=place).log_policy
         near, far = lab.world.total_variation(policy, goal), lab.world.total_variation(policy, other)
         assert near < 0.12 and near < 0.65 * far, (place, near, far)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_a_game_and_its_scores_come_to_rest(tmp_path: Path, seed: int) -> None:
+    """Nash-MD-PG rests at π ∝ μ exp(P(y ≻ mixture) / τ): nearer to the Nash policy than the best response to μ, and than the optimum of
+    Bradley–Terry scores at the KL weight that they are matched with."""
+    tau, lab = 0.05, Laboratory(TokenWorld(symbols=3, maximum_tokens=2, prompts=3, seed=seed), tmp_path)
+    preference = cyclic_preferences(lab.world)
+    figures = {}
+    for share in (0.25, 1.0):
+        policy = lab.log_reference
+        for _ in range(3000):
+            mixture = torch.softmax((1 - share) * policy + share * lab.log_reference, -1)
+            goal = torch.log_softmax(lab.log_reference + mixture @ preference.T / tau, -1)
+            policy = torch.log_softmax(policy + 0.02 * (goal - policy), -1)
+        torch.testing.assert_close(policy, goal)
+        figures[share] = game_figures(lab, policy, tau)
+    scores = functional.bradley_terry_scores(preference)
+    optimum = game_figures(lab, torch.log_softmax(lab.log_reference + scores / (4 * tau), -1), tau)
+    for figure, share in (("total_variation", 0.5), ("exploitability", 0.8)):
+        assert figures[0.25][figure] < share * min(optimum[figure], figures[1.0][figure])
 
 
 def test_gradients_of_responses_are_scores(lab: Laboratory) -> None:

@@ -4,8 +4,10 @@ from fairlead.credit.base import Credit
 from fairlead.credit.gae import GAE
 from fairlead.credit.group import GroupRelative, LeaveOneOut, Reinforce, ReinforcePlusPlus
 from fairlead.credit.macro import MacroGAE
+from fairlead.credit.nash import NashPolicyGradient
 from fairlead.credit.remax import ReMax
 from fairlead.credit.response_value import ResponseValue
+from fairlead.credit.uniform import Uniform
 
 __all__ = [
     "GAE",
@@ -13,8 +15,10 @@ __all__ = [
     "GroupRelative",
     "LeaveOneOut",
     "MacroGAE",
+    "NashPolicyGradient",
     "ReMax",
     "Reinforce",
     "ReinforcePlusPlus",
     "ResponseValue",
+    "Uniform",
 ]

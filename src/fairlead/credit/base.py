@@ -23,8 +23,8 @@ class Credit(Part, slot="credit"):
     minimum_samples: ClassVar[int] = 1
     """How many samples of one prompt the part needs."""
 
-    needs_anchor: ClassVar[bool] = False
-    """Whether the part compares with the rows that `experience.anchor` marks, which the rollout must draw."""
+    anchor_rollout: ClassVar[str | None] = None
+    """The rollout, or one of several, that draws the rows marked in `experience.anchor`, for a part that needs them."""
 
     @abstractmethod
     def __call__(self, experience: Experience) -> Experience:

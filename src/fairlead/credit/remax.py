@@ -24,7 +24,7 @@ class ReMax(Credit, name="remax"):
     Source: Li et al. 2023 (arXiv 2310.10505), eq. 4.
     """
 
-    needs_anchor: ClassVar[bool] = True
+    anchor_rollout: ClassVar[str | None] = "greedy-baseline"
 
     clip: float | None = Field(5.0, gt=0, description="the difference is cut at ± this; null: not cut")
     gamma: float = Field(

@@ -17,6 +17,7 @@ from fairlead.data.collate import (
     responses_batch,
     sequences_batch,
 )
+from fairlead.data.comparisons import LABELS, comparison, comparisons
 from fairlead.data.forms import to_completions, to_conversations, to_pair_groups, to_pairs, to_prompts
 from fairlead.data.functions import import_function
 from fairlead.data.records import (
@@ -34,6 +35,7 @@ from fairlead.data.sampling import SeededSampler, token_budget_batches
 from fairlead.data.source import DataSource, Table, read
 
 __all__ = [
+    "LABELS",
     "ROLE_LINES",
     "CompletionRecord",
     "ConversationRecord",
@@ -52,6 +54,8 @@ __all__ = [
     "TemplateError",
     "TextCodec",
     "TrainOn",
+    "comparison",
+    "comparisons",
     "drop_overlong",
     "import_function",
     "pack",

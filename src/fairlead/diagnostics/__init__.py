@@ -2,5 +2,6 @@
 
 from fairlead.diagnostics.base import Diagnostic
 from fairlead.diagnostics.filtration import FilterAgreement
+from fairlead.diagnostics.similarity import Similarity
 
-__all__ = ["Diagnostic", "FilterAgreement"]
+__all__ = ["Diagnostic", "FilterAgreement", "Similarity"]

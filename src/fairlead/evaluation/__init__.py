@@ -2,7 +2,7 @@
 
 from fairlead.evaluation.pairs import bag_of_words_accuracy, judge_pairs
 from fairlead.evaluation.policies import compare_policies
-from fairlead.evaluation.texts import describe_texts, distinct, plain_text, self_repetition, words
+from fairlead.evaluation.texts import describe_texts, distinct, meteor, plain_text, self_repetition, words
 
 __all__ = [
     "bag_of_words_accuracy",
@@ -10,6 +10,7 @@ __all__ = [
     "describe_texts",
     "distinct",
     "judge_pairs",
+    "meteor",
     "plain_text",
     "self_repetition",
     "words",

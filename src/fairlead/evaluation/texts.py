@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-__all__ = ["describe_texts", "distinct", "ngrams", "plain_text", "self_repetition", "words"]
+__all__ = ["describe_texts", "distinct", "meteor", "ngrams", "plain_text", "self_repetition", "words"]
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _ENDINGS = tuple(".!?…。！？")
@@ -62,6 +63,27 @@ def self_repetition(text: str, size: int = 3) -> float:
     """Share of a text's n-grams that have been said before in the same text; 0 for a text without n-grams."""
     found = ngrams(words(text), size)
     return 1 - len(set(found)) / len(found) if found else 0.0
+
+
+def meteor(text: str, other: str) -> float:
+    """METEOR of a text against another, on equal words alone: F · (1 − ½ (chunks / matches)³) with F = 10 P R / (R + 9 P).
+
+    Words are those between blanks. Each word of the text is matched with the first equal word of the other that is still free; a
+    chunk is a run of matches that are neighbours, in order, in both. It is 0 without a match and just below 1 for two equal texts.
+
+    Source: Banerjee and Lavie 2005, with the parameters of NLTK; stems and synonyms are left out.
+    """
+    own, theirs = text.split(), other.split()
+    places: dict[str, list[int]] = {}
+    for place in reversed(range(len(theirs))):
+        places.setdefault(theirs[place], []).append(place)
+    matches = [(place, places[word].pop()) for place, word in enumerate(own) if places.get(word)]
+    if not matches:
+        return 0.0
+    following = sum(b == (a[0] + 1, a[1] + 1) for a, b in pairwise(matches))
+    precision, recall = len(matches) / len(own), len(matches) / len(theirs)
+    mean = 10 * precision * recall / (recall + 9 * precision)
+    return mean * (1 - 0.5 * ((len(matches) - following) / len(matches)) ** 3)
 
 
 def ends_properly(text: str) -> bool:

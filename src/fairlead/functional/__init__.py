@@ -14,6 +14,7 @@ from fairlead.functional.advantages import (
     leave_one_out,
     remax,
 )
+from fairlead.functional.best_of_n import best_of_n, imitation_with_prior, inverse_loss_factor
 from fairlead.functional.confidence import MEAN_BOUNDS, mean_bound, share_bound, student_quantile, tail_bound
 from fairlead.functional.constraints import cost_model_loss, dual_ascent, lagrangian, pessimism, pessimistic_cost
 from fairlead.functional.control import (
@@ -24,6 +25,7 @@ from fairlead.functional.control import (
     kl_threshold,
     training_phase,
 )
+from fairlead.functional.divergence import vocabulary_kl
 from fairlead.functional.dynamics import (
     dip_depth,
     growth,
@@ -73,7 +75,16 @@ from fairlead.functional.policy_losses import (
     value_huber,
     value_loss,
 )
-from fairlead.functional.preference_games import exploitability, mirror_descent_step, nash_policy, win_rates
+from fairlead.functional.preference_games import (
+    bradley_terry_scores,
+    exploitability,
+    geometric_mixture,
+    mirror_descent_step,
+    nash_coefficients,
+    nash_md_step,
+    nash_policy,
+    win_rates,
+)
 from fairlead.functional.preference_losses import bradley_terry, dpo, inpo
 from fairlead.functional.random import mix_seeds, uniform
 from fairlead.functional.shaping import overlong_penalty
@@ -99,8 +110,10 @@ __all__ = [
     "aggregation_weights",
     "anchor_score",
     "area_under_curve",
+    "best_of_n",
     "bootstrap_interval",
     "bradley_terry",
+    "bradley_terry_scores",
     "broadcast_to_tokens",
     "chi_square",
     "cispo",
@@ -123,13 +136,16 @@ __all__ = [
     "filter_weights",
     "fixed_segments",
     "gae",
+    "geometric_mixture",
     "goodness_of_fit",
     "group_mean",
     "group_relative",
     "growth",
     "gspo",
+    "imitation_with_prior",
     "importance_ratio",
     "inpo",
+    "inverse_loss_factor",
     "keep_largest",
     "kl_estimate",
     "kl_loss",
@@ -150,6 +166,8 @@ __all__ = [
     "mirror_descent_step",
     "mismatch_weight",
     "mix_seeds",
+    "nash_coefficients",
+    "nash_md_step",
     "nash_policy",
     "overlong_penalty",
     "parse_segments",
@@ -184,6 +202,7 @@ __all__ = [
     "uniform",
     "value_huber",
     "value_loss",
+    "vocabulary_kl",
     "weighted_r_squared",
     "weighted_sum",
     "whiten",

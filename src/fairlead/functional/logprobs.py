@@ -75,7 +75,7 @@ def _compute(logits: Tensor, tokens: Tensor | None, temperature: float, with_ent
     return logprobs.reshape(shape), entropies.reshape(shape)
 
 
-def _pieces(logits: Tensor) -> Iterator[tuple[slice, slice]]:
+def pieces(logits: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cut [rows, length] into blocks of about PIECE_ELEMENTS logits: whole rows where they fit, else parts of one."""
     rows, length, vocabulary = logits.shape
     positions = max(1, PIECE_ELEMENTS.get(logits.device.type, _PIECE_ELEMENTS) // max(1, vocabulary))
@@ -84,6 +84,11 @@ def _pieces(logits: Tensor) -> Iterator[tuple[slice, slice]]:
     for row in range(0, rows, row_step):
         for token in range(0, length, token_step):
             yield slice(row, row + row_step), slice(token, token + token_step)
+
+
+def log_softmax(piece: Tensor, temperature: float) -> Tensor:
+    """log softmax(piece / temperature) in at least float32."""
+    return _tempered(piece, temperature).log_softmax(-1)
 
 
 def _tempered(piece: Tensor, temperature: float) -> Tensor:
@@ -104,8 +109,8 @@ class _LogprobsAndEntropy(torch.autograd.Function):
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         logprobs = torch.zeros(logits.shape[:-1], dtype=dtype, device=logits.device)
         entropies = torch.zeros_like(logprobs)
-        for row, token in _pieces(logits):
-            logp = _tempered(logits[row, token], temperature).log_softmax(-1)
+        for row, token in pieces(logits):
+            logp = log_softmax(logits[row, token], temperature)
             if tokens is not None:
                 logprobs[row, token] = logp.gather(-1, tokens[row, token].unsqueeze(-1)).squeeze(-1)
             if with_entropy:
@@ -131,7 +136,7 @@ class _LogprobsAndEntropy(torch.autograd.Function):
             everything = slice(None), slice(None)
             return _gradient(ctx.temperature, logits, tokens, gradients, everything), None, None, None
         result = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        for piece in _pieces(logits):
+        for piece in pieces(logits):
             silent = torch.stack([gradient[piece] == 0 for gradient in wanted]).all(0)
             gradient = _gradient(ctx.temperature, logits, tokens, gradients, piece)
             if silent.device.type != "cpu" or bool(silent.any()):  # a GPU fills faster than it answers

@@ -11,6 +11,7 @@ have finished, they leave the cache. Nothing in a decoding step loops over rows 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,9 +22,10 @@ from fairlead import functional
 from fairlead.batch import Prompts, Samples, alike, row_table
 from fairlead.generation.decoders import Decoder, FastDecoder, PlainDecoder, fast_weights
 from fairlead.generation.filters import choose, filtered_logits
+from fairlead.generation.mixing import MixedDecoder, Mixing
 from fairlead.generation.sampling import Sampling
 from fairlead.generation.stops import StopStrings
-from fairlead.models import context_of, plain_model
+from fairlead.models import adapter_off, context_of, plain_model
 
 __all__ = ["Codec", "ContextError", "Watcher", "check_lengths", "generate"]
 
@@ -57,6 +59,7 @@ def generate(
     prompts: Prompts,
     sampling: Sampling,
     *,
+    mixing: Mixing | None = None,
     token_budget: int = TOKEN_BUDGET,
     compact_below: float = COMPACT_BELOW,
     share_prompts: bool = True,
@@ -72,6 +75,9 @@ def generate(
     that completes it; the text leaves out the string and what follows. Neither ends a response before `minimum_tokens`
     tokens stand. `sampling_logprobs` is 0 everywhere at temperature 0.
 
+    With `mixing` tokens are drawn from the mixture with another model, which is then what temperature and filters change and
+    what `logprobs` speaks of.
+
     The remaining arguments change speed and memory only: `token_budget` is the most positions (prompt and longest response,
     padding included) in the cache at a time, though one row always runs; `compact_below` is the share of unfinished
     rows at which finished ones are dropped from the cache; `share_prompts` computes equal prompts once; `fast` uses the fast
@@ -80,15 +86,18 @@ def generate(
     Raises: ContextError when a prompt and `maximum_tokens` exceed the model's context; ValueError for an empty prompt.
     """
     rows, device = int(prompts.batch_size[0]), prompts.prompt_ids.device
-    engine = _Engine(plain_model(model), codec, sampling, prompts, compact_below, share_prompts, fast, finished)
-    check_lengths(engine.lengths, sampling.maximum_tokens, context_of(engine.model.config))
-    was_training = engine.model.training
-    engine.model.eval()
+    engine = _Engine(model, codec, sampling, prompts, mixing, compact_below, share_prompts, fast, finished)
+    for source in engine.sources:
+        check_lengths(engine.lengths, sampling.maximum_tokens, context_of(source.model.config))
+    was_training = [source.model.training for source in engine.sources]
     try:
+        for source in engine.sources:
+            source.model.eval()
         for chunk in engine.chunks(token_budget):
             engine.run(chunk)
     finally:
-        engine.model.train(was_training)
+        for source, training in zip(engine.sources, was_training, strict=True):
+            source.model.train(training)
     out = engine.out
     width = int(out.mask.sum(1).max()) if rows else 0
     return Samples(
@@ -140,6 +149,22 @@ class _Responses:
     """[B] bool: by an end token"""
 
 
+class _Source:
+    """A model that gives logits, with its weights as the fast decoder wants them."""
+
+    def __init__(self, model: Any, fast: bool, beside: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+        """`beside` is the context in which the model is asked."""
+        self.model, self.beside = plain_model(model), beside
+        with beside():
+            self.weights = fast_weights(self.model) if fast else None
+
+    def decoder(self, longest: int, maximum_tokens: int) -> Decoder:
+        """The fast decoder where it knows the model and no window is exceeded."""
+        if self.weights is not None and (self.weights.window is None or longest <= self.weights.window):
+            return FastDecoder(self.model, self.weights)
+        return PlainDecoder(self.model, maximum_tokens)
+
+
 class _Engine:
     """One call of `generate`."""
 
@@ -149,12 +174,19 @@ class _Engine:
         codec: Codec,
         sampling: Sampling,
         prompts: Prompts,
+        mixing: Mixing | None,
         compact_below: float,
         share_prompts: bool,
         fast: bool,
         finished: Watcher | None,
     ) -> None:
-        self.model, self.codec, self.sampling, self.prompts = model, codec, sampling, prompts
+        self.codec, self.sampling, self.prompts = codec, sampling, prompts
+        self.mixing, self.sources = mixing, [_Source(model, fast)]
+        if mixing is not None:
+            off = mixing.model is None
+            self.sources.append(
+                _Source(model, fast, lambda: adapter_off(model)) if off else _Source(mixing.model, fast)
+            )
         self.compact_below, self.share_prompts, self.finished = compact_below, share_prompts, finished
         self.rows: list[dict[str, Any]] = [dict(row) for row in prompts.rows]
         self.device = prompts.prompt_ids.device
@@ -170,7 +202,6 @@ class _Engine:
             ended=torch.zeros(shape[0], dtype=torch.bool, device=self.device),
             end_token=torch.zeros(shape[0], dtype=torch.bool, device=self.device),
         )
-        self.weights = fast_weights(model) if fast else None
 
     # -- what runs together ------------------------------------------------------------------------------------------
 
@@ -239,10 +270,11 @@ class _Engine:
         return decoder, logits, following if spread is None else following[spread]
 
     def _decoder(self, longest: int) -> Decoder:
-        """The fast decoder where it knows the model and no window is exceeded."""
-        if self.weights is not None and (self.weights.window is None or longest <= self.weights.window):
-            return FastDecoder(self.model, self.weights)
-        return PlainDecoder(self.model, self.sampling.maximum_tokens)
+        """The model's decoder, or that of the mixture."""
+        own, *others = (source.decoder(longest, self.sampling.maximum_tokens) for source in self.sources)
+        if self.mixing is None:
+            return own
+        return MixedDecoder(own, others[0], self.mixing.share, self.sources[1].beside)
 
     # -- one token ---------------------------------------------------------------------------------------------------
 

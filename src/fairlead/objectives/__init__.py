@@ -1,7 +1,7 @@
 """Objectives: the losses of policies, critics, reward models and imitation."""
 
 from fairlead.objectives.base import Objective
-from fairlead.objectives.policy import CISPO, Mismatch, PolicyGradient, PolicyObjective, PPOClip
+from fairlead.objectives.policy import CISPO, FilteredNLL, Mismatch, PolicyGradient, PolicyObjective, PPOClip
 from fairlead.objectives.preference import DPO, INPO, BradleyTerry, CostModel, PreferenceObjective, RewardObjective
 from fairlead.objectives.supervised import NegativeLogLikelihood, SupervisedObjective
 from fairlead.objectives.value import ValueClip, ValueHuber, ValueObjective
@@ -12,6 +12,7 @@ __all__ = [
     "INPO",
     "BradleyTerry",
     "CostModel",
+    "FilteredNLL",
     "Mismatch",
     "NegativeLogLikelihood",
     "Objective",

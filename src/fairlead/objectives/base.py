@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pydantic import PrivateAttr
 from torch import Tensor
@@ -23,9 +23,12 @@ class Objective(Part):
     `Σ loss_weight × loss` with metrics that add up in the same way (`max/…` metrics: the maximum is taken).
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("logprobs",)
-
     _temperature: float = PrivateAttr(1.0)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The outputs of the model that the loss is made of (see `fairlead.runtime.forward`)."""
+        return ("logprobs",)
 
     @property
     def temperature(self) -> float:

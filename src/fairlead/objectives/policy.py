@@ -15,7 +15,10 @@ from fairlead.batch import Experience
 from fairlead.objectives.base import Loss, Objective
 from fairlead.runtime.forward import Outputs
 
-__all__ = ["CISPO", "Aggregation", "Mismatch", "PPOClip", "PolicyGradient", "PolicyObjective"]
+__all__ = ["CISPO", "Aggregation", "FilteredNLL", "Mismatch", "PPOClip", "PolicyGradient", "PolicyObjective"]
+
+_EXACT_KL = {"exact": "kl", "exact-forward": "forward_kl"}
+"""Estimators that are outputs of the model and its reference, by the output's name."""
 
 Aggregation = Literal["token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum", "constant-length"]
 
@@ -71,8 +74,6 @@ class PolicyObjective(Objective, slot="objective"):
 
     default_part: ClassVar[str] = "ppo-clip"
 
-    needs: ClassVar[tuple[str, ...]] = ("logprobs", "entropy")
-
     aggregation: Aggregation = Field("token-mean", description="how per-token losses become one number")
     maximum_length: int | None = Field(None, ge=1, description="the constant of constant-length aggregation, tokens")
     entropy_coefficient: float = Field(
@@ -96,11 +97,17 @@ class PolicyObjective(Objective, slot="objective"):
 
     _kl_coefficient: float = PrivateAttr(0.0)
     _kl_estimator: str = PrivateAttr("k3")
+    _kl_reduction: str = PrivateAttr("loss")
 
-    def with_kl(self, coefficient: float, estimator: str) -> Self:
-        """A copy that adds coefficient × KL to the loss."""
+    @property
+    def needs(self) -> tuple[str, ...]:
+        exact = _EXACT_KL.get(self._kl_estimator) if self._kl_coefficient else None
+        return ("logprobs", "entropy") if exact is None else ("logprobs", "entropy", exact)
+
+    def with_kl(self, coefficient: float, estimator: str, reduction: str = "loss") -> Self:
+        """A copy that adds coefficient × KL to the loss, aggregated as the loss is or as `regularisers.kl.KL.reduction` says."""
         copy = self.model_copy()
-        copy._kl_coefficient, copy._kl_estimator = coefficient, estimator
+        copy._kl_coefficient, copy._kl_estimator, copy._kl_reduction = coefficient, estimator, reduction
         return copy
 
     def prepare(self, batch: Experience) -> Experience:
@@ -109,6 +116,10 @@ class PolicyObjective(Objective, slot="objective"):
         share = functional.aggregation_weights(batch.mask, "token-mean", batch.weight)
         extras = {} if batch.extras is None else dict(batch.extras.items())
         extras["metric_weight"] = share
+        if self._kl_reduction != "loss":
+            rows = functional.aggregation_weights(batch.mask, "sequence-mean-token-mean", batch.weight)
+            counted = batch.weight[batch.mask.any(1)].sum() if self._kl_reduction == "sum" else 1.0
+            extras["kl_weight"] = rows * counted
         if self.mismatch is not None:
             extras["mismatch_weight"] = self.mismatch.weight(batch)
         return batch.replace(loss_weight=weights, extras=TensorDict(extras, batch_size=batch.batch_size))
@@ -127,10 +138,10 @@ class PolicyObjective(Objective, slot="objective"):
         if self.drop_negative_above is not None:
             kept = self._kept(logprobs, batch, self.drop_negative_above)
             per_token, metrics = per_token * kept, metrics | {"kept_negative": kept}
-        total = per_token - self.entropy_coefficient * entropy
+        loss = (weight * (per_token - self.entropy_coefficient * entropy)).sum()
         if self._kl_coefficient:
-            kl = functional.kl_loss(logprobs, batch.logprobs, batch.reference_logprobs, self._kl_estimator)
-            total = total + self._kl_coefficient * kl
+            kl = self._kl(outputs, batch)
+            loss = loss + self._kl_coefficient * (batch.extras.get("kl_weight", weight) * kl).sum()
             metrics = metrics | {"loss_kl": kl}
         with torch.no_grad():
             log_ratio = torch.where(batch.mask, logprobs - batch.logprobs, 0.0)
@@ -142,7 +153,13 @@ class PolicyObjective(Objective, slot="objective"):
             share = batch.extras["metric_weight"]
             sums = {name: (share * value).sum() for name, value in metrics.items()}
             sums["max/ratio"] = log_ratio.exp().max() if log_ratio.numel() else torch.tensor(1.0)
-        return (weight * total).sum(), sums
+        return loss, sums
+
+    def _kl(self, outputs: Outputs, batch: Experience) -> Tensor:
+        """[B, T]: exact over the vocabulary, or estimated from the token that was drawn."""
+        if self._kl_estimator in _EXACT_KL:
+            return getattr(outputs, _EXACT_KL[self._kl_estimator])  # type: ignore[no-any-return]
+        return functional.kl_loss(outputs.logprobs, batch.logprobs, batch.reference_logprobs, self._kl_estimator)
 
     def _kept(self, logprobs: Tensor, batch: Experience, limit: float) -> Tensor:
         """[B, T] of 0 and 1: not the rows that the policy has left far behind and is still being pushed away from."""
@@ -220,3 +237,23 @@ class PolicyGradient(PolicyObjective, name="reinforce"):
 
     def token_loss(self, logprobs: Tensor, batch: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         return functional.reinforce(logprobs, batch.advantages), {}
+
+
+class FilteredNLL(PolicyGradient, name="filtered-nll"):
+    """Imitate the responses that selection kept: −log π, with credit `uniform` unweighted.
+
+    With an `inverse` C the loss is NLL + C / NLL, which is least at NLL = √C and so holds the policy back from certainty. NLL is the
+    mean over the minibatch's tokens, as the policy that sampled them saw it: exact in the first step after a rollout.
+
+    Source: Mukobi et al. 2023 (SuperHF, arXiv 2310.16763) and its released code.
+    """
+
+    inverse: float = Field(0.0, ge=0, description="C, the weight of 1 / NLL; 0: none")
+
+    def prepare(self, batch: Experience) -> Experience:
+        batch = super().prepare(batch)
+        if not self.inverse:
+            return batch
+        nll = -functional.masked_mean(batch.logprobs, batch.mask & (batch.weight > 0)[:, None])
+        factor = functional.inverse_loss_factor(float(nll), self.inverse)
+        return batch.replace(advantages=batch.advantages * factor)

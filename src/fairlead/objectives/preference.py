@@ -28,7 +28,9 @@ class PreferenceObjective(_PairObjective, slot="preference-objective"):
 
     default_part: ClassVar[str] = "dpo"
 
-    needs: ClassVar[tuple[str, ...]] = ("logprobs",)
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("logprobs",)
 
     @property
     def needs_reference(self) -> bool:
@@ -142,7 +144,9 @@ class RewardObjective(_PairObjective, slot="reward-objective"):
 
     default_part: ClassVar[str] = "bradley-terry"
 
-    needs: ClassVar[tuple[str, ...]] = ("scores",)
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("scores",)
 
     direction: ClassVar[int] = 1
     """−1 where the chosen response should score lower: the model tells a cost."""

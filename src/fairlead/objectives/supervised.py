@@ -26,7 +26,9 @@ class NegativeLogLikelihood(SupervisedObjective, name="nll"):
     Source: the supervised stage of Ouyang et al. 2022 (arXiv 2203.02155).
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("logprobs",)
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("logprobs",)
 
     aggregation: Literal["token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum"] = Field(
         "token-mean", description="how per-token losses become one number"

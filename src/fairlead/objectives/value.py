@@ -22,7 +22,9 @@ class ValueObjective(Objective, slot="value-objective"):
 
     default_part: ClassVar[str] = "value-clip"
 
-    needs: ClassVar[tuple[str, ...]] = ("values",)
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("values",)
 
     def counted(self, batch: Experience) -> Tensor:
         """[B, T] bool: the tokens at which the critic learns."""

@@ -35,7 +35,12 @@ class Regulariser(Part, slot="regulariser"):
     @property
     @abstractmethod
     def loss_estimator(self) -> str:
-        """Which estimator stands in the loss (see `functional.kl_loss`)."""
+        """Which estimator stands in the loss (see `functional.kl_loss`), `exact` or `exact-forward` (`functional.vocabulary_kl`)."""
+
+    @property
+    def loss_reduction(self) -> str:
+        """How the KL of tokens becomes one number: `loss` as the loss does, `mean` or `sum` over responses of means over tokens."""
+        return "loss"
 
     @abstractmethod
     def observe(self, experience: Experience) -> dict[str, float]:

@@ -31,24 +31,35 @@ class KL(Regulariser, name="kl"):
     """A fixed or adaptive weight on the KL divergence to the reference, in the reward or in the loss.
 
     Source: Ziegler et al. 2019 (arXiv 1909.08593), eq. 2 (in the reward); Shao et al. 2024 (arXiv 2402.03300), eq. 4 (k3 in
-    the loss); the estimators are those of Schulman's note "Approximating KL divergence" (2020).
+    the loss); the estimators are those of Schulman's note "Approximating KL divergence" (2020); exact-forward with reduction sum is SuperHF's prior
+    (Mukobi et al. 2023, arXiv 2310.16763).
     """
 
     coefficient: float = Field(0.05, ge=0, description="weight β; 0 opens no reference model and measures no KL")
     place: Literal["reward", "loss"] = Field(
         "reward", description="subtract from the token rewards, or add to the loss"
     )
-    estimator: Literal["k1", "k2", "k3", "abs", "k3-ratio"] | None = Field(
+    estimator: Literal["k1", "k2", "k3", "abs", "k3-ratio", "exact", "exact-forward"] | None = Field(
         None,
         description="null: k1 in the reward, k3-ratio in the loss, which have the gradient of the KL itself; "
-        "GRPO's k3 in the loss has that of the reverse KL, and k1 in the loss none at all",
+        "GRPO's k3 in the loss has that of the reverse KL, and k1 in the loss none at all. exact sums over the whole vocabulary, "
+        "which takes another pass of the reference in every update; exact-forward is KL(reference ‖ policy). Both in the loss only",
+    )
+    reduction: Literal["loss", "mean", "sum"] = Field(
+        "loss",
+        description="in the loss: tokens weigh as in the loss, or each response by its mean over tokens, and these as their mean or sum "
+        "over the minibatch",
     )
     adaptive: AdaptiveTarget | None = Field(None, description="move the coefficient so that the KL approaches a target")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.place == "reward" and self.estimator == "k3-ratio":
-            raise ValueError("estimator k3-ratio exists in the loss only: set place: loss, or choose k1, k2, k3, abs")
+        if self.place == "reward" and self.estimator in ("k3-ratio", "exact", "exact-forward"):
+            raise ValueError(
+                f"estimator {self.estimator} exists in the loss only: set place: loss, or choose k1, k2, k3, abs"
+            )
+        if self.place == "reward" and self.reduction != "loss":
+            raise ValueError("in the reward the KL of tokens is not reduced: set place: loss, or leave reduction out")
         if self.adaptive is not None and not self.coefficient:
             raise ValueError("an adaptive coefficient is moved by factors and stays 0 when it begins at 0")
         return self
@@ -77,6 +88,10 @@ class KL(Regulariser, name="kl"):
     @property
     def loss_estimator(self) -> str:
         return self.estimator or "k3-ratio"
+
+    @property
+    def loss_reduction(self) -> str:
+        return self.reduction
 
     def observe(self, experience: Experience) -> dict[str, float]:
         if experience.reference_logprobs is None:

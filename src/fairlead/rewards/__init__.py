@@ -5,7 +5,7 @@ from fairlead.rewards.cosine import CosineVerifier, VerdictReward
 from fairlead.rewards.function import FunctionReward
 from fairlead.rewards.model import ModelReward
 from fairlead.rewards.pooled import PooledReward
-from fairlead.rewards.preference import FunctionOracle, Oracle, RewardOracle, WinRate
+from fairlead.rewards.preference import FunctionOracle, ModelOracle, Oracle, RewardOracle, WinRate
 from fairlead.rewards.rules import CheckReward, LengthReward, MustInclude, RepetitionPenalty
 from fairlead.rewards.verify import (
     CodeTestsReward,
@@ -27,6 +27,7 @@ __all__ = [
     "JsonReward",
     "LengthReward",
     "MathReward",
+    "ModelOracle",
     "ModelReward",
     "MustInclude",
     "Oracle",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Samples, row_table
+from fairlead.data import LABELS, comparison, responses_batch
+from fairlead.models import ModelSpec
 from fairlead.parts import Part
 from fairlead.rewards.base import Reward
 from fairlead.rewards.function import FunctionReward
-from fairlead.runtime import Opener
+from fairlead.runtime import ModelGroup, Opener
 
-__all__ = ["FunctionOracle", "Oracle", "RewardOracle", "WinRate"]
+__all__ = ["FunctionOracle", "ModelOracle", "Oracle", "RewardOracle", "WinRate"]
 
 
 class Oracle(Part, slot="oracle"):
@@ -90,10 +93,40 @@ class FunctionOracle(Oracle, name="function"):
         return self.function.metrics()
 
 
+class ModelOracle(Oracle, name="pairwise-model"):
+    """A language model that reads both responses and says which is better: the share of "A" against "B", without sampling.
+
+    It need not follow any score. `fairlead.data:comparisons` turns preference pairs into what stage `sft` teaches it from.
+
+    Source: the preference model of Munos et al. 2023 (arXiv 2312.00886); both orders in training and judging as in Dong et al. 2024
+    (arXiv 2405.07863).
+    """
+
+    model: Annotated[ModelSpec, BeforeValidator(ModelSpec.coerce)] = Field(description="the judge of pairs")
+
+    _group: ModelGroup | None = PrivateAttr(None)
+
+    def open(self, run: Opener, name: str) -> None:
+        self._group = run.open(name, self.model)
+
+    def prefers(self, samples: Samples, first: Tensor, second: Tensor) -> Tensor:
+        assert self._group is not None, "open the oracle before it is asked"
+        rows = list(samples.rows)
+        prompts = [
+            comparison(rows[a]["prompt"], rows[a]["response"], rows[b]["response"])
+            for a, b in zip(first.tolist(), second.tolist(), strict=True)
+            for _ in LABELS
+        ]
+        batch = responses_batch(prompts, LABELS * len(first), self._group.codec)
+        return self._group.token_logprobs(batch).sum(1).reshape(-1, len(LABELS)).softmax(1)[:, 0]
+
+
 class WinRate(Reward, name="win-rate"):
     """How often a response beats the other responses to its prompt: a preference as a source of reward, for any group method.
 
-    With two samples of a prompt it is the probability of winning; with n of them the mean over the n − 1 others.
+    With two samples of a prompt it is the probability of winning; with n of them the mean over the n − 1 others. Where the rollout
+    draws responses that the others are only compared with, such as an opponent's, samples are compared with these and not with
+    each other.
 
     Source: the win rate against the policy itself of general-preference methods (Munos et al. 2023, arXiv 2312.00886, section 3;
     Zhang et al. 2024, arXiv 2407.00617, section 3).
@@ -107,6 +140,8 @@ class WinRate(Reward, name="win-rate"):
     def __call__(self, samples: Samples) -> Tensor:
         comparable = samples.group[:, None] == samples.group[None, :]
         comparable.fill_diagonal_(False)
+        if samples.anchor is not None:
+            comparable &= samples.anchor[:, None] != samples.anchor[None, :]
         if not bool(comparable.any(1).all()):
             raise ValueError("win-rate compares the samples of a prompt with each other: set rollout.n to 2 or more")
         first, second = comparable.triu().nonzero(as_tuple=True)

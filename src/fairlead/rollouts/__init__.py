@@ -2,6 +2,20 @@
 
 from fairlead.rollouts.base import Rollout
 from fairlead.rollouts.collection import Collection, Lagged, Once, Refill
-from fairlead.rollouts.sample import GreedyBaseline, SampleRollout
+from fairlead.rollouts.opponents import AveragedPolicy, MixedPolicy, Opponent, PastPolicy
+from fairlead.rollouts.sample import AgainstOpponent, GreedyBaseline, SampleRollout
 
-__all__ = ["Collection", "GreedyBaseline", "Lagged", "Once", "Refill", "Rollout", "SampleRollout"]
+__all__ = [
+    "AgainstOpponent",
+    "AveragedPolicy",
+    "Collection",
+    "GreedyBaseline",
+    "Lagged",
+    "MixedPolicy",
+    "Once",
+    "Opponent",
+    "PastPolicy",
+    "Refill",
+    "Rollout",
+    "SampleRollout",
+]

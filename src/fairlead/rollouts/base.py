@@ -8,8 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from fairlead.batch import Prompts, Samples
+from fairlead.models import ModelSpec
 from fairlead.parts import Part
-from fairlead.runtime.group import ModelGroup
+from fairlead.runtime.group import ModelGroup, Opener
 
 __all__ = ["Rollout"]
 
@@ -22,9 +23,24 @@ class Rollout(Part, slot="rollout"):
     draws_anchor: ClassVar[bool] = False
     """Whether some rows are marked in `samples.anchor`: responses that the others are only compared with."""
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the rollout asks the reference model."""
+        return False
+
+    def open(self, run: Opener, model: ModelSpec, reference: ModelGroup | None) -> None:
+        """Open what else it needs; the online stage calls it once, before the first step.
+
+        `model` is the policy as it begins. `reference` is None where the policy without its adapters is the reference, or where none
+        is needed.
+        """
+
     @abstractmethod
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
         """Samples for `prompts`, rows of one prompt next to each other and with the same `group`."""
+
+    def learned(self, policy: ModelGroup) -> None:
+        """The policy has learned from a rollout: called once at the end of each step."""
 
     @property
     def temperature(self) -> float:

@@ -1,4 +1,4 @@
-"""Independent samples of every prompt."""
+"""Independent samples of every prompt, alone or with responses that they are compared with."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch import Tensor
 from fairlead import functional
 from fairlead.batch import Prompts, Samples, concatenate, repeat_rows, take
 from fairlead.generation import Sampling
+from fairlead.models import ModelSpec
 from fairlead.rollouts.base import Rollout
-from fairlead.runtime.group import ModelGroup
+from fairlead.rollouts.opponents import MixedPolicy, Opponent
+from fairlead.runtime.group import ModelGroup, Opener
 
-__all__ = ["GreedyBaseline", "SampleRollout"]
+__all__ = ["AgainstOpponent", "GreedyBaseline", "SampleRollout"]
 
 
 class SampleRollout(Rollout, name="sample"):
@@ -27,10 +29,7 @@ class SampleRollout(Rollout, name="sample"):
     sampling: Sampling = Field(default_factory=Sampling, description="temperature, filters, limits")
 
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
-        requests = repeat_rows(prompts, self.n)
-        copies = requests.group.new_tensor(range(self.n)).repeat(prompts.batch_size[0])
-        seeds = functional.mix_seeds(requests.seed, copies)
-        return policy.generate(requests.replace(seed=seeds), self.sampling)
+        return policy.generate(_requests(prompts, range(self.n)), self.sampling)
 
     @property
     def temperature(self) -> float:
@@ -61,7 +60,49 @@ class GreedyBaseline(SampleRollout, name="greedy-baseline"):
 
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
         greedy = self.sampling.model_copy(update={"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0})
-        sampled, best = super().__call__(policy, prompts), policy.generate(prompts, greedy)
-        anchor = torch.arange(len(sampled) + len(best)) >= len(sampled)
-        whole = concatenate([sampled, best]).replace(anchor=anchor)
-        return take(whole, torch.argsort(whole.group, stable=True))
+        return _beside(super().__call__(policy, prompts), policy.generate(prompts, greedy))
+
+
+class AgainstOpponent(SampleRollout, name="against-opponent"):
+    """Draw n independent responses for every prompt and some of an opponent, with which they are compared.
+
+    The reward `win-rate` is then the probability of beating the opponent. Nothing is learned from the opponent's responses.
+
+    Source: Nash-MD-PG and Nash-EMA-PG, Munos et al. 2023 (arXiv 2312.00886).
+    """
+
+    draws_anchor: ClassVar[bool] = True
+
+    opponent: Opponent = Field(default_factory=MixedPolicy, description="who gives the other responses")
+    opponent_n: int = Field(
+        1, ge=1, description="responses of the opponent to each prompt; more make the preference less noisy"
+    )
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.opponent.needs_reference
+
+    def open(self, run: Opener, model: ModelSpec, reference: ModelGroup | None) -> None:
+        self.opponent.open(run, model, reference)
+
+    def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
+        # Other seeds than the policy's own, or an opponent that is the policy would say the same.
+        requests = _requests(prompts, range(self.n, self.n + self.opponent_n))
+        return _beside(super().__call__(policy, prompts), self.opponent(policy, requests, self.sampling))
+
+    def learned(self, policy: ModelGroup) -> None:
+        self.opponent.learned(policy)
+
+
+def _requests(prompts: Prompts, copies: range) -> Prompts:
+    """Each prompt once for every number in `copies`, from which its seed follows."""
+    requests = repeat_rows(prompts, len(copies))
+    numbers = requests.group.new_tensor(copies).repeat(prompts.batch_size[0])
+    return requests.replace(seed=functional.mix_seeds(requests.seed, numbers))
+
+
+def _beside(sampled: Samples, others: Samples) -> Samples:
+    """Samples with those that they are only compared with, behind the others of their prompt."""
+    anchor = torch.arange(len(sampled) + len(others)) >= len(sampled)
+    whole = concatenate([sampled, others]).replace(anchor=anchor)
+    return take(whole, torch.argsort(whole.group, stable=True))

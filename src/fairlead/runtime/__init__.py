@@ -2,7 +2,7 @@
 
 from fairlead.runtime.backend import RuntimeSpec, open_group
 from fairlead.runtime.forward import Outputs, forward
-from fairlead.runtime.group import GroupSpec, Lesson, ModelGroup, Opener, Trainable
+from fairlead.runtime.group import GroupSpec, Lesson, Mixture, ModelGroup, Opener, Trainable
 from fairlead.runtime.local import LocalGroup
 from fairlead.runtime.optimiser import OptimiserSpec
 
@@ -10,6 +10,7 @@ __all__ = [
     "GroupSpec",
     "Lesson",
     "LocalGroup",
+    "Mixture",
     "ModelGroup",
     "Opener",
     "OptimiserSpec",

@@ -1,4 +1,4 @@
-"""From a typed batch to what a model says about it: log-probabilities, entropies, values, scores.
+"""From a typed batch to what a model says about it: log-probabilities, entropies, values, scores, the KL to a reference.
 
 Knows: how prompts and responses are laid out for a Hugging Face model, and which logit scores which token.
 Does not know: optimisers, losses, where the model lives.
@@ -9,6 +9,7 @@ padding, with equal prompts and equal rows once (`ragged`), where the model's at
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from fairlead import functional
 from fairlead.batch import NOT_YET, Batch, Sequences, row_tokens
-from fairlead.models import backbone, plain_model
+from fairlead.models import adapter_off, backbone, plain_model
 from fairlead.runtime.ragged import RaggedRows, knows_ragged_rows
 
 __all__ = ["Outputs", "forward"]
@@ -36,13 +37,21 @@ class Outputs:
     """[..., T] float32"""
     scores: Tensor = NOT_YET
     """[...] float32 (or [..., K] for a head of K outputs)"""
+    kl: Tensor = NOT_YET
+    """[..., T] float32, nats: KL(model ‖ reference) of each token's distribution, over the whole vocabulary"""
+    forward_kl: Tensor = NOT_YET
+    """[..., T] float32, nats: KL(reference ‖ model)"""
 
 
 class _Reading(Protocol):
     """One way to run a model over a batch; outputs outside the mask are anything."""
 
-    def logprobs(self, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-        """Log-probability [R, T] of each token, and the entropy [R, T] where it was chosen."""
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """Logits [R', T', V] that score tokens, and these tokens [R', T']."""
+        ...
+
+    def spread(self, found: Tensor) -> Tensor:
+        """[R, T] from what was found for the tokens of `logits`."""
         ...
 
     def values(self) -> Tensor:
@@ -55,27 +64,53 @@ class _Reading(Protocol):
 
 
 def forward(
-    model: Any, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, ragged: bool | None = None
+    model: Any,
+    batch: Batch,
+    needs: tuple[str, ...],
+    temperature: float = 1.0,
+    ragged: bool | None = None,
+    reference: Any = None,
 ) -> Outputs:
-    """Run `model` over `batch` and return the outputs named in `needs` (`logprobs`, `entropy`, `values`, `scores`).
+    """Run `model` over `batch` and return the outputs named in `needs` (the fields of `Outputs`).
+
+    `kl` and `forward_kl` compare with `reference`, by default the model itself without its adapters, which is read without gradient
+    or dropout.
 
     Positions outside the batch's mask are 0. `temperature` divides the logits before log-probabilities and entropy. `ragged`
     forces or forbids reading without padding (None: where the model can); it changes speed and rounding only.
     """
-    unknown = set(needs) - {"logprobs", "entropy", "values", "scores"}
+    unknown = set(needs) - set(Outputs.__dataclass_fields__)
     if unknown:
-        raise ValueError(f"unknown outputs {sorted(unknown)}; a model gives logprobs, entropy, values, scores")
-    reading = _reading(model, batch, knows_ragged_rows(model) if ragged is None else ragged)
+        raise ValueError(f"unknown outputs {sorted(unknown)}; a model gives {', '.join(Outputs.__dataclass_fields__)}")
+    compared = {"kl", "forward_kl"} & set(needs)
+    if ragged is None:
+        ragged = all(
+            knows_ragged_rows(m) for m in (model, *([reference] if compared and reference is not None else []))
+        )
+    there = _reference_logits(model, reference, batch, ragged) if compared else None
+    reading = _reading(model, batch, ragged)
     shape, mask = _shape(batch), batch.mask  # type: ignore[union-attr]
 
     def per_token(x: Tensor) -> Tensor:
         return torch.where(mask, x.reshape(shape), torch.zeros((), dtype=x.dtype, device=x.device))
 
     outputs = Outputs()
-    if {"logprobs", "entropy"} & set(needs):
-        logprobs, entropy = reading.logprobs(temperature, "entropy" in needs)
-        outputs.logprobs = per_token(logprobs)
-        outputs.entropy = NOT_YET if entropy is None else per_token(entropy)
+    if {"logprobs", "entropy", "kl", "forward_kl"} & set(needs):
+        logits, tokens = reading.logits()
+        found: dict[str, Tensor] = {}
+        if "entropy" in needs:
+            found["logprobs"], found["entropy"] = functional.token_logprobs_and_entropy(logits, tokens, temperature)
+        elif "logprobs" in needs:
+            found["logprobs"] = functional.token_logprobs(logits, tokens, temperature)
+        if there is not None and there.shape != logits.shape:
+            raise ValueError(
+                f"a reference of {there.shape[-1]} tokens cannot be compared with a model of {logits.shape[-1]}: both need one tokenizer"
+            )
+        for name in compared:
+            assert there is not None
+            found[name] = functional.vocabulary_kl(logits, there, temperature, towards_reference=name == "kl")
+        for name, values in found.items():
+            setattr(outputs, name, per_token(reading.spread(values)))
     if "values" in needs:
         outputs.values = per_token(reading.values())
     if "scores" in needs:
@@ -107,10 +142,17 @@ def _reading(model: Any, batch: Any, ragged: bool) -> _Reading:
     return _Padded(model, prompt_ids, prompt_mask, tokens, filled)
 
 
-def _of_tokens(logits: Tensor, tokens: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-    if with_entropy:
-        return functional.token_logprobs_and_entropy(logits, tokens, temperature)
-    return functional.token_logprobs(logits, tokens, temperature), None
+@torch.no_grad()
+def _reference_logits(model: Any, reference: Any, batch: Any, ragged: bool) -> Tensor:
+    """As `_Reading.logits`, of the reference."""
+    other = model if reference is None else reference
+    training = other.training
+    other.eval()
+    try:
+        with adapter_off(model) if reference is None else nullcontext():
+            return _reading(other, batch, ragged).logits()[0]
+    finally:
+        other.train(training)
 
 
 class _Ragged:
@@ -119,16 +161,19 @@ class _Ragged:
     def __init__(self, model: Any, rows: RaggedRows, tokens: Tensor, mask: Tensor) -> None:
         self.model, self.rows, self.tokens, self.mask = model, rows, tokens, mask
 
-    def logprobs(self, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def logits(self) -> tuple[Tensor, Tensor]:
         """As in `_Reading`."""
         logits = self.rows.read(self.model, logits_to_keep=self.rows.before[self.mask]).logits
-        logprobs, entropy = _of_tokens(logits, self.tokens[self.mask][None], temperature, with_entropy)
-        return self._spread(logprobs[0]), None if entropy is None else self._spread(entropy[0])
+        return logits, self.tokens[self.mask][None]
+
+    def spread(self, found: Tensor) -> Tensor:
+        """As in `_Reading`."""
+        return torch.zeros(self.mask.shape, dtype=found.dtype, device=found.device).masked_scatter(self.mask, found)
 
     def values(self) -> Tensor:
         """As in `_Reading`."""
         before = self._hidden().index_select(0, self.rows.before[self.mask])
-        return self._spread(_head(self.model, before).squeeze(-1))
+        return self.spread(_head(self.model, before).squeeze(-1))
 
     def scores(self) -> Tensor:
         """As in `_Reading`."""
@@ -136,9 +181,6 @@ class _Ragged:
 
     def _hidden(self) -> Tensor:
         return self.rows.read(backbone(self.model)).last_hidden_state[0]  # type: ignore[no-any-return]
-
-    def _spread(self, found: Tensor) -> Tensor:
-        return torch.zeros(self.mask.shape, dtype=found.dtype, device=found.device).masked_scatter(self.mask, found)
 
 
 class _Padded:
@@ -155,12 +197,16 @@ class _Padded:
             "use_cache": False,
         }
 
-    def logprobs(self, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def logits(self) -> tuple[Tensor, Tensor]:
         """As in `_Reading`; the head runs over the positions that score response tokens only."""
         logits = self.model(**self.inputs, logits_to_keep=self.tokens.shape[1] + 1).logits[:, :-1]
         if self.prompt == 0:  # nothing scores the first token
             logits = F.pad(logits, (0, 0, 1, 0))
-        return _of_tokens(logits, self.tokens, temperature, with_entropy)
+        return logits, self.tokens
+
+    def spread(self, found: Tensor) -> Tensor:
+        """As in `_Reading`."""
+        return found
 
     def values(self) -> Tensor:
         """As in `_Reading`."""
@@ -193,11 +239,13 @@ class _Packed:
             "use_cache": False,
         }
 
-    def logprobs(self, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """As in `_Reading`."""
+        return self.model(**self.inputs).logits[:, :-1], self.batch.tokens[:, 1:]
+
+    def spread(self, found: Tensor) -> Tensor:
         """As in `_Reading`; the first token of a row has nothing before it."""
-        logits = self.model(**self.inputs).logits
-        logprobs, entropy = _of_tokens(logits[:, :-1], self.batch.tokens[:, 1:], temperature, with_entropy)
-        return F.pad(logprobs, (1, 0)), None if entropy is None else F.pad(entropy, (1, 0))
+        return F.pad(found, (1, 0))
 
     def values(self) -> Tensor:
         """As in `_Reading`."""

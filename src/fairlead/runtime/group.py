@@ -30,7 +30,7 @@ from fairlead.models import ModelKind, ModelSpec, context_of, load_config, load_
 from fairlead.runtime.forward import Outputs
 from fairlead.runtime.optimiser import OptimiserSpec
 
-__all__ = ["GroupSpec", "Lesson", "ModelGroup", "Opener", "Precision", "Trainable", "add_metrics"]
+__all__ = ["GroupSpec", "Lesson", "Mixture", "ModelGroup", "Opener", "Precision", "Trainable", "add_metrics"]
 
 
 @runtime_checkable
@@ -125,6 +125,16 @@ class Opener(Protocol):
     def open(self, role: str, model: ModelSpec, kind: ModelKind = "causal") -> ModelGroup: ...
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Another model that takes part in sampling: softmax((1 − share)·logits + share·its logits), token by token."""
+
+    share: float
+    """In (0, 1]."""
+    other: ModelGroup | None
+    """A group of the same back end; None: the sampled model itself without its adapters."""
+
+
 class ModelGroup(ABC):
     """One model, or one set of model replicas, behind the verbs."""
 
@@ -143,8 +153,11 @@ class ModelGroup(ABC):
         return own or context_of(load_config(self.spec.model))
 
     @abstractmethod
-    def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
-        """One response for each row of `prompts`; row i depends on its own prompt and seed only."""
+    def generate(self, prompts: Prompts, sampling: Sampling, mixture: Mixture | None = None) -> Samples:
+        """One response for each row of `prompts`; row i depends on its own prompt and seed only.
+
+        With a `mixture` it is drawn from the mixture of two models. Raises ValueError where a sampler or back end cannot do that.
+        """
 
     @abstractmethod
     def outputs(
@@ -153,8 +166,8 @@ class ModelGroup(ABC):
         """Outputs without gradient for every row of `batch`; `reference=True` switches adapters off."""
 
     @abstractmethod
-    def step(self, lessons: Sequence[Lesson]) -> dict[str, float]:
-        """One optimiser step on the sum of the losses of prepared minibatches."""
+    def step(self, lessons: Sequence[Lesson], reference: ModelGroup | None = None) -> dict[str, float]:
+        """One optimiser step on the sum of the losses of prepared minibatches; `reference` as in `update`."""
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
@@ -213,13 +226,15 @@ class ModelGroup(ABC):
         epochs: int = 1,
         minibatches: int = 1,
         seed: int = 0,
+        reference: ModelGroup | None = None,
         beside: Lesson | None = None,
     ) -> dict[str, float]:
         """Train on `batch`: `epochs` passes, each cut into `minibatches` random parts with one optimiser step each.
 
         Every step also learns from its share of the rows of `beside`, which are dealt out once.
         Returns the mean of each metric over the steps (`max/…`: the maximum). Rows are dealt out by `seed`, so that every
-        back end takes the same steps.
+        back end takes the same steps. `reference` is what an objective that needs `kl` or `forward_kl` compares with: a group of the
+        same back end, or None for this model without its adapters.
         """
         rows = int(batch.batch_size[0])
         if rows == 0:
@@ -233,7 +248,7 @@ class ModelGroup(ABC):
             parts = [batch] if order is None else [take(batch, part) for part in order.tensor_split(minibatches)]
             for part in parts:
                 lessons = [Lesson(part, objective), *islice(others, 1)]
-                history.append(self.step([lesson.prepared() for lesson in lessons]))
+                history.append(self.step([lesson.prepared() for lesson in lessons], reference))
         names = dict.fromkeys(name for metrics in history for name in metrics)
         found = {name: [metrics[name] for metrics in history if name in metrics] for name in names}
         return {name: max(v) if name.startswith("max/") else sum(v) / len(v) for name, v in found.items()}

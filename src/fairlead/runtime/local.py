@@ -14,7 +14,7 @@ from torch import Tensor
 from fairlead.batch import Batch, Prompts, Samples
 from fairlead.generation import Sampling
 from fairlead.runtime.forward import Outputs
-from fairlead.runtime.group import GroupSpec, Lesson, ModelGroup
+from fairlead.runtime.group import GroupSpec, Lesson, Mixture, ModelGroup
 from fairlead.runtime.worker import ModelWorker
 
 __all__ = ["LocalGroup"]
@@ -27,16 +27,18 @@ class LocalGroup(ModelGroup):
         self.spec = spec
         self.worker = ModelWorker(spec)
 
-    def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
-        return self.worker.generate(prompts, sampling, self.watcher)
+    def generate(self, prompts: Prompts, sampling: Sampling, mixture: Mixture | None = None) -> Samples:
+        if mixture is None:
+            return self.worker.generate(prompts, sampling, self.watcher)
+        return self.worker.generate(prompts, sampling, self.watcher, mixture.share, _worker(mixture.other))
 
     def outputs(
         self, batch: Batch, needs: tuple[str, ...], temperature: float = 1.0, reference: bool = False
     ) -> Outputs:
         return self.worker.outputs(batch, needs, temperature, reference)
 
-    def step(self, lessons: Sequence[Lesson]) -> dict[str, float]:
-        return self.worker.step(lessons)
+    def step(self, lessons: Sequence[Lesson], reference: ModelGroup | None = None) -> dict[str, float]:
+        return self.worker.step(lessons, _worker(reference))
 
     def weights(self) -> dict[str, Tensor]:
         return self.worker.weights()
@@ -55,3 +57,10 @@ class LocalGroup(ModelGroup):
 
     def export(self, directory: Path, dtype: str | None = None) -> None:
         self.worker.export(directory, dtype)
+
+
+def _worker(other: ModelGroup | None) -> ModelWorker | None:
+    """The worker of another group that takes part in a call."""
+    if other is not None and not isinstance(other, LocalGroup):
+        raise ValueError(f"the group {other.spec.role} does not live in this process: open both with the same runtime")
+    return None if other is None else other.worker

@@ -34,7 +34,7 @@ from fairlead.generation import Sampling
 from fairlead.models import ModelSpec
 from fairlead.runtime.dispatch import deal_prompts, deal_rows, pack, pack_tensor, unpack, unpack_tensor
 from fairlead.runtime.forward import Outputs
-from fairlead.runtime.group import GroupSpec, Lesson, ModelGroup, add_metrics
+from fairlead.runtime.group import GroupSpec, Lesson, Mixture, ModelGroup, add_metrics
 from fairlead.runtime.machine import usable_cores
 from fairlead.runtime.replica import PeerError, Replica
 
@@ -66,12 +66,13 @@ class RayGroup(ModelGroup):
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
-    def generate(self, prompts: Prompts, sampling: Sampling) -> Samples:
+    def generate(self, prompts: Prompts, sampling: Sampling, mixture: Mixture | None = None) -> Samples:
+        mixed = () if mixture is None else (mixture.share, self._beside(mixture.other))
         dealt = deal_prompts(prompts, sampling.maximum_tokens, self._workers)
         # The vLLM engines of the ranks start together, so a rank without rows is asked too.
         shares = dict(enumerate(dealt)) if self.spec.vllm is not None else _not_all_empty(dealt)
         parcel = self._put(pack(prompts))
-        answers = self._call("generate", {rank: (parcel, rows, sampling) for rank, rows in shares.items()})
+        answers = self._call("generate", {rank: (parcel, rows, sampling, *mixed) for rank, rows in shares.items()})
         parts = [unpack(answers[rank][0]).replace(rows=None) for rank in shares]
         found = concatenate(parts)[_back_in_order(shares)]
         texts = {row: text for rank, rows in shares.items() for row, text in zip(rows, answers[rank][1], strict=True)}
@@ -100,10 +101,11 @@ class RayGroup(ModelGroup):
             setattr(found, name, torch.from_numpy(whole))
         return found
 
-    def step(self, lessons: Sequence[Lesson]) -> dict[str, float]:
+    def step(self, lessons: Sequence[Lesson], reference: ModelGroup | None = None) -> dict[str, float]:
+        beside = self._beside(reference)
         work = self._put([(pack(lesson.batch), replace(lesson, batch=None)) for lesson in lessons])
         shares = zip(*(deal_rows(lesson.batch, self._workers) for lesson in lessons), strict=True)
-        answers = self._call("step", {rank: (work, rows) for rank, rows in enumerate(shares)})
+        answers = self._call("step", {rank: (work, rows, beside) for rank, rows in enumerate(shares)})
         totals: dict[str, float] = {}
         for rank in sorted(answers):
             add_metrics(totals, answers[rank][0])
@@ -146,6 +148,16 @@ class RayGroup(ModelGroup):
         if self._processes is None:
             raise RuntimeError(f"the {self.spec.role} group is closed")
         return self._processes
+
+    def _beside(self, other: ModelGroup | None) -> str | None:
+        """The name of another group that lives in the same processes, so that one worker has both models."""
+        if other is None:
+            return None
+        if not isinstance(other, RayGroup) or other._processes is not self._open_processes():
+            raise ValueError(
+                f"the groups {self.spec.role} and {other.spec.role} do not share their processes: open both with the same runtime"
+            )
+        return other._name
 
     def _put(self, thing: Any) -> Any:
         self._open_processes()

@@ -80,9 +80,18 @@ class Replica:
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
-    def generate(self, name: str, parcel: Parcel, rows: Sequence[int], sampling: Sampling) -> tuple[Parcel, list[str]]:
-        """Samples for the given rows, and their texts."""
-        samples = self._models[name].generate(unpack(parcel, rows), sampling)
+    def generate(
+        self,
+        name: str,
+        parcel: Parcel,
+        rows: Sequence[int],
+        sampling: Sampling,
+        share: float = 0.0,
+        other: str | None = None,
+    ) -> tuple[Parcel, list[str]]:
+        """Samples for the given rows, and their texts; `other` names the model that is mixed in."""
+        partner = None if other is None else self._models[other]
+        samples = self._models[name].generate(unpack(parcel, rows), sampling, share=share, other=partner)
         return pack(samples), [row["response"] for row in samples.rows]
 
     def outputs(
@@ -99,7 +108,11 @@ class Replica:
         return {need: getattr(found, need).numpy() for need in needs}
 
     def step(
-        self, name: str, work: Sequence[tuple[Parcel, Lesson]], rows: Sequence[Sequence[int]]
+        self,
+        name: str,
+        work: Sequence[tuple[Parcel, Lesson]],
+        rows: Sequence[Sequence[int]],
+        reference: str | None = None,
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Gradient on the given rows of every lesson, sum over all ranks, one optimiser step; metric sums, and metrics of the step.
 
@@ -109,9 +122,10 @@ class Replica:
         sums: dict[str, float] = {}
         failure: Exception | None = None
         try:
+            other = None if reference is None else self._models[reference]
             for (parcel, lesson), own in zip(work, rows, strict=True):
                 if len(own):
-                    sums |= model.accumulate(replace(lesson, batch=unpack(parcel, own)))
+                    sums |= model.accumulate(replace(lesson, batch=unpack(parcel, own)), other)
         except Exception as error:
             failure = error
         whole = sum_gradients(model.trained(), failure is None, model.device) if self.world > 1 else failure is None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fairlead.batch import Batch, Prompts, Samples, take
 from fairlead.data import TextCodec
-from fairlead.generation import Sampling, VllmSampler, Watcher, generate
+from fairlead.generation import Mixing, Sampling, VllmSampler, Watcher, generate
 from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights
 from fairlead.runtime.forward import Outputs, forward
 from fairlead.runtime.group import GroupSpec, Lesson, add_metrics
@@ -63,13 +63,28 @@ class ModelWorker:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def generate(self, prompts: Prompts, sampling: Sampling, finished: Watcher | None = None) -> Samples:
-        """One response for each row; the own engine tells `finished` each of them early."""
+    def generate(
+        self,
+        prompts: Prompts,
+        sampling: Sampling,
+        finished: Watcher | None = None,
+        share: float = 0.0,
+        other: ModelWorker | None = None,
+    ) -> Samples:
+        """One response for each row; the own engine tells `finished` each of them early.
+
+        `share` above 0 mixes in the logits of `other`, or of this model without its adapters.
+        """
         if self.sampler is not None:
+            if share:
+                raise ValueError("vLLM cannot sample from a mixture of two models: set runtime.sampler to own")
             return self.sampler.generate(self.model, self.codec, prompts, sampling)
         self.model.eval()
+        mixing = Mixing(None if other is None else other.model, share) if share else None
         with self._precision():
-            return generate(self.model, self.codec, prompts.to(self.device), sampling, finished=finished).to("cpu")
+            return generate(
+                self.model, self.codec, prompts.to(self.device), sampling, mixing=mixing, finished=finished
+            ).to("cpu")
 
     @torch.no_grad()
     def outputs(
@@ -96,8 +111,9 @@ class ModelWorker:
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def accumulate(self, lesson: Lesson) -> dict[str, float]:
+    def accumulate(self, lesson: Lesson, reference: ModelWorker | None = None) -> dict[str, float]:
         """Add the gradient of a (prepared) lesson to the parameters; returns metric sums."""
+        other = None if reference is None else reference.model
         spec, objective = self._optimiser_spec(), lesson.objective
         self.model.train()
         # Dropout continues the same after a resume, and differs from rank to rank.
@@ -108,7 +124,7 @@ class ModelWorker:
         for rows in microbatches(lesson.batch, budget, knows_ragged_rows(self.model)):
             micro = take(tensors, rows).to(self.device)
             with self._precision():
-                outputs = forward(self.model, micro, objective.needs, objective.temperature)
+                outputs = forward(self.model, micro, objective.needs, objective.temperature, reference=other)
             loss, metrics = objective(outputs, micro)
             (loss if lesson.weight == 1.0 else lesson.weight * loss).backward()  # type: ignore[no-untyped-call]
             add_metrics(totals, {name: float(value.detach()) for name, value in {"loss": loss, **metrics}.items()})
@@ -133,11 +149,11 @@ class ModelWorker:
             "skipped_steps": 0.0 if finite else 1.0,
         }
 
-    def step(self, lessons: Sequence[Lesson]) -> dict[str, float]:
+    def step(self, lessons: Sequence[Lesson], reference: ModelWorker | None = None) -> dict[str, float]:
         """Gradient of all lessons, and one optimiser step."""
         sums: dict[str, float] = {}
         for lesson in lessons:
-            sums |= self.accumulate(lesson)
+            sums |= self.accumulate(lesson, reference)
         return sums | self.finish_step()
 
     def trained(self) -> list[nn.Parameter]:

@@ -10,7 +10,28 @@ from fairlead.batch import Experience
 from fairlead.parts import nearest
 from fairlead.selection.base import Selection
 
-__all__ = ["DropFlatGroups", "DropTruncated", "KeepBand", "channel_of"]
+__all__ = ["BestOfN", "DropFlatGroups", "DropTruncated", "KeepBand", "channel_of"]
+
+
+class BestOfN(Selection, name="best-of-n"):
+    """Learn from the best responses to each prompt only; among equals chance decides.
+
+    Empty responses and those that could not be judged are never the best. A prompt that has no others is left out.
+
+    Source: Mukobi et al. 2023 (SuperHF, arXiv 2310.16763); Stiennon et al. 2020 (arXiv 2009.01325).
+    """
+
+    keep: int = Field(1, ge=1, description="how many of the responses to a prompt are kept")
+
+    def __call__(self, experience: Experience) -> Experience:
+        said = torch.tensor([bool(str(row["response"]).strip()) for row in experience.rows])
+        counted = said & (experience.weight > 0)
+        kept = torch.zeros_like(experience.weight)
+        for group in torch.unique(experience.group):
+            rows = ((experience.group == group) & counted).nonzero().squeeze(1)
+            rows = rows[torch.randperm(len(rows))]
+            kept[rows[torch.argsort(experience.score[rows], descending=True, stable=True)[: self.keep]]] = 1.0
+        return experience.replace(weight=experience.weight * kept)
 
 
 class DropFlatGroups(Selection, name="drop-flat-groups"):

@@ -123,10 +123,10 @@ class Online(Stage, name="online"):
                 f"credit {self.credit.part_name} compares at least {self.credit.minimum_samples} samples of a prompt: "
                 f"set rollout.n to that or more (it is {samples})"
             )
-        if self.credit.needs_anchor and not self.rollout.draws_anchor:
+        if self.credit.anchor_rollout and not self.rollout.draws_anchor:
             raise ValueError(
-                f"credit {self.credit.part_name} compares with a greedy response, which rollout {self.rollout.part_name} "
-                "does not draw: set rollout.part to greedy-baseline"
+                f"credit {self.credit.part_name} compares with another response, which rollout {self.rollout.part_name} "
+                f"does not draw: set rollout.part to {self.credit.anchor_rollout}"
             )
         if self.objective.mismatch is not None and self.old_logprobs == "sampler":
             raise ValueError(
@@ -166,7 +166,9 @@ class Online(Stage, name="online"):
             name: self._open_critic(run, f"critic-{name}", constraint.critic or self.critic, self.steps * updates)
             for name, constraint in self.constraints.items()
         }
-        reference = open_reference(run, self.reference, self.model) if self.regulariser.needs_reference else None
+        needs_reference = self.regulariser.needs_reference or self.rollout.needs_reference
+        reference = open_reference(run, self.reference, self.model) if needs_reference else None
+        self.rollout.open(run, self.model, reference)
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
             source.open(run, name)
         records, report, longest = fitting_prompts(
@@ -196,7 +198,8 @@ class Online(Stage, name="online"):
             experience = self._select(experience, after_credit=True)
             metrics |= found | limits | compared | self.regulariser.observe(experience)
             with run.phase("update"):
-                loss = objective.with_kl(self.regulariser.loss_coefficient, self.regulariser.loss_estimator)
+                prior = self.regulariser
+                loss = objective.with_kl(prior.loss_coefficient, prior.loss_estimator, prior.loss_reduction)
                 if critic is not None:
                     learned = critic.update(
                         experience, self.value_objective, self.epochs, self.minibatches, run.seed + step
@@ -211,8 +214,17 @@ class Online(Stage, name="online"):
                         metrics |= {f"constraint/{name}/critic/{key}": value for key, value in learned.items()}
                 if step > self.critic_warmup:
                     beside = None if self.rehearsal is None else self.rehearsal.lesson()
-                    learned = policy.update(experience, loss, self.epochs, self.minibatches, run.seed + step, beside)
+                    learned = policy.update(
+                        _counted(experience),
+                        loss,
+                        self.epochs,
+                        self.minibatches,
+                        run.seed + step,
+                        reference,
+                        beside,
+                    )
                     metrics |= {f"policy/{name}": value for name, value in learned.items()}
+                self.rollout.learned(policy)
             metrics |= _describe(experience)
             if looking:
                 metrics |= self._diagnose(policy, experience)
@@ -378,6 +390,12 @@ def _without_anchors(experience: Experience) -> tuple[Experience, dict[str, floa
         return experience, {}
     rest = take(experience, (~experience.anchor).nonzero().squeeze(1))
     return rest, {"anchor_score": float(experience.score[experience.anchor].nanmean())}
+
+
+def _counted(experience: Experience) -> Experience:
+    """The rows that the policy learns from; reading the others would change nothing. All of them where none counts."""
+    rows = (experience.weight > 0).nonzero().squeeze(1)
+    return take(experience, rows) if 0 < len(rows) < len(experience) else experience
 
 
 def _describe(experience: Experience) -> dict[str, float]:

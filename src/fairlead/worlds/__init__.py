@@ -1,14 +1,16 @@
 """Worlds: small places whose true answers are known exactly."""
 
-from fairlead.worlds.cyclic import CyclicOracle, cyclic_preferences
+from fairlead.worlds.cyclic import CyclicOracle, CyclicScore, cyclic_preferences
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
-from fairlead.worlds.flawed import FlawedReward
+from fairlead.worlds.flawed import FlawedReward, HackableReward
 from fairlead.worlds.token_world import TokenWorld
 
 __all__ = [
     "CyclicOracle",
+    "CyclicScore",
     "ExactGap",
     "FlawedReward",
+    "HackableReward",
     "TokenWorld",
     "TokenWorldReward",
     "UnsureReward",

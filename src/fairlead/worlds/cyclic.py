@@ -1,6 +1,6 @@
 """A preference without a score in a token world: rock, paper, scissors on every symbol of the response.
 
-Knows: the table of wins, and every response of the world.
+Knows: the table of wins, every response of the world, and the scores that come closest to the preference.
 Does not know: how policies are trained.
 """
 
@@ -9,13 +9,15 @@ from __future__ import annotations
 from itertools import zip_longest
 
 import torch
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 
+from fairlead import functional
 from fairlead.batch import Samples
-from fairlead.rewards import Oracle
+from fairlead.rewards import Oracle, Reward
 from fairlead.worlds.token_world import TokenWorld
 
-__all__ = ["CYCLE", "CyclicOracle", "cyclic_preferences"]
+__all__ = ["CYCLE", "CyclicOracle", "CyclicScore", "cyclic_preferences"]
 
 CYCLE = ((0.5, 0.9, 0.2), (0.1, 0.5, 0.8), (0.8, 0.2, 0.5))
 """P(row's symbol beats column's): a beats b, b beats c, c beats a. Without regularisation the Nash policy is (0.3, 0.3, 0.4)."""
@@ -33,6 +35,24 @@ class CyclicOracle(Oracle, name="cyclic"):
         texts = [str(row["response"]) for row in samples.rows]
         pairs = zip(first.tolist(), second.tolist(), strict=True)
         return torch.tensor([_preference(texts[a], texts[b]) for a, b in pairs], dtype=torch.float64)
+
+
+class CyclicScore(Reward, name="cyclic-score"):
+    """What a reward model would make of the cyclic preference: the Bradley–Terry scores of all pairs, each as often.
+
+    Source: the project's own world of known truth; Bradley and Terry 1952.
+    """
+
+    maximum_tokens: int = Field(2, ge=1, le=4, description="longest response of the world")
+
+    _scores: dict[str, float] = PrivateAttr(default_factory=dict)
+
+    def __call__(self, samples: Samples) -> Tensor:
+        if not self._scores:
+            world = TokenWorld(len(_SYMBOLS), self.maximum_tokens)
+            scores = functional.bradley_terry_scores(cyclic_preferences(world))
+            self._scores = dict(zip(world.texts, scores.tolist(), strict=True))
+        return torch.tensor([self._scores[row["response"]] for row in samples.rows])
 
 
 def cyclic_preferences(world: TokenWorld) -> Tensor:

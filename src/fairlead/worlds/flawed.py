@@ -15,7 +15,7 @@ from torch import Tensor
 from fairlead.batch import Samples
 from fairlead.rewards import Reward
 
-__all__ = ["FlawedReward"]
+__all__ = ["FlawedReward", "HackableReward"]
 
 
 class FlawedReward(Reward, name="flawed"):
@@ -53,3 +53,25 @@ class FlawedReward(Reward, name="flawed"):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._calls = int(state["calls"])
+
+
+class HackableReward(Reward, name="hackable"):
+    """Words that answer the prompt, and one word that pays more whatever was asked: a proxy that is best served by ignoring prompts.
+
+    A prompt's answer is its last word. With `pays` 0 it is the gold reward that such a proxy stands for.
+
+    Source: the project's own world of known truth.
+    """
+
+    symbol: str = Field("f", description="the word that pays whatever was asked")
+    pays: float = Field(
+        1.3, description="for each time it is said; 0 is the gold reward, below 1 honest answers stay best"
+    )
+
+    def __call__(self, samples: Samples) -> Tensor:
+        return torch.tensor([self.score(str(row["prompt"]), row["response"]) for row in samples.rows])
+
+    def score(self, prompt: str, response: str) -> float:
+        """Of one response."""
+        words = response.split()
+        return words.count(prompt.split()[-1]) + self.pays * words.count(self.symbol)

@@ -17,7 +17,7 @@ from fairlead.evidence.base import Better, Experiment, Measurement, Rule
 from fairlead.evidence.laboratory import Laboratory
 from fairlead.worlds import TokenWorld, cyclic_preferences
 
-__all__ = ["INPO"]
+__all__ = ["INPO", "game_figures"]
 
 _TAU, _ETA = 0.1, 0.5
 _ROUNDS, _PROMPTS, _BATCH, _EPOCHS = 10, 512, 128, 3
@@ -44,12 +44,12 @@ class INPO(Experiment, name="inpo"):
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         lab = Laboratory(TokenWorld(symbols=3, maximum_tokens=2, prompts=3, seed=seed), folder)
-        ours = _figures(lab, _train(lab, seed, {"part": "inpo", "eta": _ETA, "tau": _TAU}))
-        without = _figures(lab, _train(lab, seed, {"part": "inpo", "eta": _ETA, "tau": 0.0}))
-        start = _figures(lab, lab.log_reference)
+        ours = game_figures(lab, _train(lab, seed, {"part": "inpo", "eta": _ETA, "tau": _TAU}))
+        without = game_figures(lab, _train(lab, seed, {"part": "inpo", "eta": _ETA, "tau": 0.0}))
+        start = game_figures(lab, lab.log_reference)
         ours |= {f"{name}_tau_0": value for name, value in without.items()}
         ours |= {f"{name}_at_start": value for name, value in start.items()}
-        return Measurement(ours, _figures(lab, _train(lab, seed, {"part": "dpo", "beta": _TAU})))
+        return Measurement(ours, game_figures(lab, _train(lab, seed, {"part": "dpo", "beta": _TAU})))
 
 
 def _train(lab: Laboratory, seed: int, objective: dict[str, Any]) -> Tensor:
@@ -69,9 +69,10 @@ def _train(lab: Laboratory, seed: int, objective: dict[str, Any]) -> Tensor:
     return lab.run(stage, seed).log_policy
 
 
-def _figures(lab: Laboratory, log_policy: Tensor) -> dict[str, float]:
+def game_figures(lab: Laboratory, log_policy: Tensor, tau: float = _TAU) -> dict[str, float]:
+    """Distance to the regularised Nash policy of the cyclic preference, and exploitability, mean over prompts."""
     preference = cyclic_preferences(lab.world)
-    nash = torch.stack([functional.nash_policy(row, preference, _TAU) for row in lab.log_reference.exp()])
+    nash = torch.stack([functional.nash_policy(row, preference, tau) for row in lab.log_reference.exp()])
     return {
         "total_variation": lab.world.total_variation(log_policy, nash.log()),
         "exploitability": sum(float(functional.exploitability(row, preference)) for row in log_policy.exp())
