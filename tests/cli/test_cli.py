@@ -97,7 +97,7 @@ def test_an_unexpected_error_keeps_its_traceback(tmp_path: Path) -> None:
         (["run", "quickstart", "--seeds", "a,b"], "whole numbers"),
         (["run", "quickstart", "--seed", "-1"], "seed: "),
         (["show", "nothing"], "no such file"),
-        (["methods", "gea"], "did you mean 'gae'?"),
+        (["methods", "gea"], "did you mean 'gae'"),
         (["methods", "--slot", "credits"], "did you mean 'credit'?"),
         (["methods", "--plugin", "no_such_module"], "cannot import 'no_such_module'"),
         (["report", "nowhere"], "nowhere holds no run"),

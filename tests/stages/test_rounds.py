@@ -15,7 +15,7 @@ from fairlead.recipes.execute import resume
 from fairlead.rewards import Oracle, Reward, WinRate
 from fairlead.runs import Interrupted, Run, RunError
 from fairlead.selection import BestWorst, RandomPair
-from fairlead.worlds import CyclicOracle, TokenWorld, cyclic_preferences
+from fairlead.worlds import CyclicOracle, CyclicScore, TokenWorld, cyclic_preferences
 from tiny_runs import exported, logged, run_stages, write_records
 
 WORLD = TokenWorld(symbols=3, maximum_tokens=2)
@@ -249,3 +249,14 @@ def test_the_cyclic_preference_is_one() -> None:
     assert float(preference[place["a b"], place["b b"]]) == pytest.approx((0.9 + 0.5) / 2)
     assert float(preference[place["a b"], place["b"]]) == pytest.approx((0.9 + 0.9) / 2)
     assert float(preference[place[""], place["a"]]) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_the_scores_of_the_cycle_predict_as_many_wins_as_there_are(length: int) -> None:
+    """Where Bradley–Terry is likeliest, each response's predicted wins over all pairs are its wins: the first-order condition."""
+    world = TokenWorld(symbols=3, maximum_tokens=length, prompts=3)
+    preference = cyclic_preferences(world)
+    scores = CyclicScore(maximum_tokens=length)(world.batch)[: len(world.texts)].double()
+    predicted = torch.sigmoid(scores[:, None] - scores[None, :])
+    assert predicted.sum(1).tolist() == pytest.approx(preference.sum(1).tolist(), abs=1e-5)
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-6) and int(scores.argmin()) == world.place[""]
