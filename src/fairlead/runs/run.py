@@ -22,7 +22,7 @@ import pickle
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -75,9 +75,11 @@ class Run:
         data_root: str | None = None,
         trackers: list[str] | None = None,
         config: dict[str, Any] | None = None,
+        stages: Mapping[str, Part] | None = None,
         quiet: bool = False,
     ) -> None:
         self.directory = directory
+        self.stages = dict(stages or {})
         self.name = name
         self.seed = seed
         self.runtime = (runtime or RuntimeSpec()).settled()
@@ -258,6 +260,12 @@ class StageRun:
         """Show how many records a reader or a form kept and dropped, and why."""
         if report.dropped or report.changed:
             self.run.console.note(f"{self.id}: {report}")
+
+    @property
+    def earlier(self) -> dict[str, Part]:
+        """The stages of the recipe before this one, by identifier."""
+        stages = list(self.run.stages.items())
+        return dict(stages[: [identifier for identifier, _ in stages].index(self.id)])
 
     def keep(self, name: str, thing: Stateful) -> None:
         """Make a stateful thing part of every checkpoint."""
