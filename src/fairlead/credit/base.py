@@ -26,6 +26,9 @@ class Credit(Part, slot="credit"):
     needs_anchor: ClassVar[bool] = False
     """Whether the part compares with the rows that `experience.anchor` marks, which the rollout must draw."""
 
+    needs_reference: ClassVar[bool] = False
+    """Whether the part reads `experience.reference_logprobs`."""
+
     @abstractmethod
     def __call__(self, experience: Experience) -> Experience:
         """The experience with `advantages` (and `returns` when it has a critic to teach), both detached."""

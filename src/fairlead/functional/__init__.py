@@ -14,6 +14,7 @@ from fairlead.functional.advantages import (
     leave_one_out,
     remax,
 )
+from fairlead.functional.calibrated import best_of_group, calibrated_reward, dpo_advantages, kl_factor
 from fairlead.functional.confidence import MEAN_BOUNDS, mean_bound, share_bound, student_quantile, tail_bound
 from fairlead.functional.constraints import cost_model_loss, dual_ascent, lagrangian, pessimism, pessimistic_cost
 from fairlead.functional.control import (
@@ -99,9 +100,11 @@ __all__ = [
     "aggregation_weights",
     "anchor_score",
     "area_under_curve",
+    "best_of_group",
     "bootstrap_interval",
     "bradley_terry",
     "broadcast_to_tokens",
+    "calibrated_reward",
     "chi_square",
     "cispo",
     "clip_fraction",
@@ -110,6 +113,7 @@ __all__ = [
     "dip_depth",
     "discounted_returns",
     "dpo",
+    "dpo_advantages",
     "drop_and_rescale",
     "dual_ascent",
     "elect_and_average",
@@ -132,6 +136,7 @@ __all__ = [
     "inpo",
     "keep_largest",
     "kl_estimate",
+    "kl_factor",
     "kl_loss",
     "kl_threshold",
     "lagrangian",

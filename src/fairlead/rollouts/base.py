@@ -8,7 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from fairlead.batch import Prompts, Samples
+from fairlead.models import ModelSpec
 from fairlead.parts import Part
+from fairlead.runtime import Opener
 from fairlead.runtime.group import ModelGroup
 
 __all__ = ["Rollout"]
@@ -21,6 +23,9 @@ class Rollout(Part, slot="rollout"):
 
     draws_anchor: ClassVar[bool] = False
     """Whether some rows are marked in `samples.anchor`: responses that the others are only compared with."""
+
+    def open(self, run: Opener, policy: ModelSpec) -> None:
+        """Open whatever the rollout needs beside the policy, which begins as `policy`; called once before the first step."""
 
     @abstractmethod
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:

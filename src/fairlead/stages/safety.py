@@ -99,6 +99,7 @@ class SafetyTest(Stage, name="safety-test"):
         for name, cost in self.costs.items():
             cost.open(run, name)
         policy = run.open("policy", self.model)
+        self.rollout.open(run, self.model)
         records, report, _ = fitting_prompts(policy, records, report, self.rollout.maximum_tokens, None)
         run.count(report)
         if len(records) < 2:
@@ -162,7 +163,8 @@ class SafetyTest(Stage, name="safety-test"):
     def _independence(self, run: StageRun, records: Sequence[PromptRecord]) -> dict[str, Any]:
         """How many of the prompts each earlier stage of the recipe reads, and what cannot be told; RunError where it must be none."""
         keys = [prompt_key(record.prompt) for record in records]
-        shared, unreadable = {}, {}
+        shared: dict[str, int] = {}
+        unreadable: dict[str, int] = {}
         for identifier, stage in run.earlier.items():
             read_there: set[str] = set()
             for source in sources_within(stage):

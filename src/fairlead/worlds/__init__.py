@@ -3,15 +3,18 @@
 from fairlead.worlds.cyclic import CyclicOracle, cyclic_preferences
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
 from fairlead.worlds.flawed import FlawedReward
+from fairlead.worlds.hackable import HackableReward, hackable
 from fairlead.worlds.token_world import TokenWorld
 
 __all__ = [
     "CyclicOracle",
     "ExactGap",
     "FlawedReward",
+    "HackableReward",
     "TokenWorld",
     "TokenWorldReward",
     "UnsureReward",
     "cyclic_preferences",
     "exact_figures",
+    "hackable",
 ]
