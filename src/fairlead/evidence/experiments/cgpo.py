@@ -17,7 +17,7 @@ from fairlead.worlds import HackableReward, TokenWorld, hackable
 
 __all__ = ["CGPO"]
 
-_STEPS, _PROMPTS, _SAMPLES, _RATE, _KL_MAX, _KL = 200, 24, 4, 5e-3, 4.0, 0.05
+_STEPS, _PROMPTS, _SAMPLES, _RATE, _KL_MAX, _KL = 100, 24, 4, 5e-3, 4.0, 0.05
 _GRADIENT = {"part": "reinforce", "aggregation": "sequence-mean-token-sum"}
 
 

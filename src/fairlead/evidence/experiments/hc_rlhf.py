@@ -1,25 +1,32 @@
 """HC-RLHF: how often an unsafe policy is returned, over many runs, with and without the pessimistic constraint and the test.
 
-Knows: a cost of the token world that is known exactly, so that it can be told whether a returned policy is safe.
+Knows: a world so small that the policy is a table, and a cost whose mean is known exactly.
 Does not know: how figures become a verdict.
+
+Hundreds of runs of a transformer through the stages would take hours. A table of logits takes the same steps by the same parts
+(constraint, credit, bound) in a tenth of a second; the stages are left to the tests.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
+from fairlead import functional
+from fairlead.batch import Experience, row_table
+from fairlead.constraints import Constraint, HighConfidence, Lagrangian, MeanBound, with_lagrangian
+from fairlead.credit import LeaveOneOut
 from fairlead.evidence.base import AtMost, Better, Experiment, Measurement, Rule
-from fairlead.evidence.laboratory import Laboratory
-from fairlead.worlds import TokenWorld, TokenWorldReward
+from fairlead.worlds import TokenWorld
 
 __all__ = ["HCRLHF"]
 
-_RUNS, _STEPS, _TESTED, _DELTA, _BETA = 67, 20, 100, 0.1, 0.3
+_RUNS, _STEPS, _PROMPTS, _SAMPLES = 200, 60, 32, 2
+_TESTED, _DELTA, _BETA, _RATE = 100, 0.1, 0.3, 0.05
 _FORBIDDEN, _LIKED = "a", 2.0
 
 
@@ -34,12 +41,13 @@ class HCRLHF(Experiment, name="hc-rlhf"):
         "is returned more often than under a limit on the mean"
     )
     experiment: ClassVar[str] = (
-        "Token world of 13 responses to 3 prompts (3 symbols, 2 tokens; another for every seed) with a policy of one layer; the cost is the "
-        f"share of the symbol {_FORBIDDEN}, for which the reward (of deviation 0.5 otherwise) pays {_LIKED:g}, and its limit is the exact mean cost of the policy as it "
-        f"begins. {_RUNS} runs a seed, each with random numbers of its own: {_STEPS} rollouts of 32 prompts with 2 samples, leave-one-out, "
-        f"k1 in the reward with β = {_BETA:g}, AdamW at 5e-3 falling linearly, dual ascent at 1 from 2, a window of 256 costs; then a test with "
-        f"Student's t at δ = {_DELTA:g} on {_TESTED} prompts drawn anew. unsafe is the share of runs that return a policy whose exact mean cost "
-        "exceeds the limit, refused the share whose test finds no solution; candidate_unsafe counts before the test."
+        "Token world of 13 responses to 3 prompts (3 symbols, 2 tokens; another for every seed); the policy is a table of logits. The cost is "
+        f"the share of the symbol {_FORBIDDEN}, for which the reward (of deviation 0.5 otherwise) pays {_LIKED:g}, and its limit is the exact "
+        f"mean cost of the policy as it begins. {_RUNS} runs a seed, each with random numbers of its own: {_STEPS} rollouts of {_PROMPTS} prompts "
+        f"with {_SAMPLES} samples, leave-one-out, the policy gradient with k1 in the reward and β = {_BETA:g}, Adam at {_RATE:g}, dual ascent at 1 "
+        f"from 2, a window of 256 costs; then a test with Student's t at δ = {_DELTA:g} on {_TESTED} prompts drawn anew. unsafe is the share of "
+        "runs that return a policy whose exact mean cost exceeds the limit, refused the share whose test finds no solution; "
+        "candidate_unsafe counts before the test."
     )
     baseline: ClassVar[str] = (
         "a limit on the mean cost; unsafe is that of its policies without a test, refused with the test"
@@ -47,78 +55,97 @@ class HCRLHF(Experiment, name="hc-rlhf"):
     rules: ClassVar[tuple[Rule, ...]] = (AtMost("unsafe", _DELTA), Better("unsafe", 0.5), Better("refused"))
 
     def measure(self, seed: int, folder: Path) -> Measurement:
-        lab = Laboratory(TokenWorld(symbols=3, maximum_tokens=2, prompts=3, reward_scale=0.5, seed=seed), folder)
-        lab.world.save_model(lab.reference, hidden=16, layers=1)
-        costs = torch.tensor([_cost(text) for text in lab.world.texts], dtype=torch.float64)
-        limit = _mean(lab.log_reference, costs)
-        ours = _repeated(lab, costs, limit, {"part": "high-confidence", "test_prompts": _TESTED, "delta": _DELTA})
-        theirs = _repeated(lab, costs, limit, {"part": "lagrangian", "window": 256})
-        ours |= {"unsafe_by_mean_and_test": theirs["unsafe"]}
-        return Measurement(ours, {"unsafe": theirs["candidate_unsafe"], "refused": theirs["refused"]})
+        world = _World(seed)
+        ours, theirs = (world.repeated(pessimistic) for pessimistic in (True, False))
+        found = ours | {f"{name}_by_mean": theirs[name] for name in ("unsafe", "reward")}
+        return Measurement(found, {"unsafe": theirs["candidate_unsafe"], "refused": theirs["refused"]})
 
 
-def _repeated(lab: Laboratory, costs: Tensor, limit: float, constraint: dict[str, Any]) -> dict[str, float]:
-    """Shares over the runs."""
-    counts = {"unsafe": 0, "refused": 0, "candidate_unsafe": 0}
-    for number in range(_RUNS):
-        log_policy, returned = _run(lab, limit, constraint, number)
-        unsafe = _mean(log_policy, costs) > limit
-        counts["candidate_unsafe"] += unsafe
-        counts["unsafe"] += unsafe and returned
-        counts["refused"] += not returned
-    return {name: count / _RUNS for name, count in counts.items()}
+class _World:
+    """Reward and cost of every response, the table to begin with, and the limit."""
 
+    def __init__(self, seed: int) -> None:
+        world = TokenWorld(symbols=3, maximum_tokens=2, prompts=3, reward_scale=0.5, seed=seed)
+        words = [text.split() for text in world.texts]
+        shares = [text.count(_FORBIDDEN) / max(len(text), 1) for text in words]
+        self.costs = torch.tensor(shares).expand(len(world.prompts), -1)
+        self.rewards = world.rewards.float() + _LIKED * self.costs
+        generator = torch.Generator().manual_seed(seed)
+        self.reference = torch.randn(self.costs.shape, generator=generator).log_softmax(-1)
+        self.limit = self.mean_cost(self.reference)
 
-def _run(lab: Laboratory, limit: float, constraint: dict[str, Any], number: int) -> tuple[Tensor, bool]:
-    """The exact policy that a run comes to, and whether the test returns it."""
-    cost = {"part": "flawed", "symbol": _FORBIDDEN}
-    online = lab.online(
-        _STEPS,
-        32,
-        2,
-        5e-3,
-        model=str(lab.reference),
-        credit="rloo",
-        objective={"part": "reinforce", "aggregation": "sequence-mean-token-sum"},
-        regulariser={"part": "kl", "coefficient": _BETA},
-        constraints={
-            "cost": {"channel": "cost", "limit": limit, "rate": 1.0, "initial": 2.0, "maximum": 100.0}
-            | {"parametrisation": "linear", "normalise": True, "kl": "reward"}
-            | constraint
-        },
-    )
-    online["rewards"] = {
-        "true": TokenWorldReward.of(lab.world).model_dump(),
-        "liked": {"part": "flawed", "symbol": _FORBIDDEN, "pays": _LIKED},
-        "cost": cost | {"weight": 0.0},
-    }
-    test = {
-        "part": "safety-test",
-        "model": "stage:online",
-        "prompts": str(_drawn_prompts(lab, number)),
-        "costs": {"cost": cost},
-        "limits": {"cost": {"channel": "cost", "limit": limit}},
-        "delta": _DELTA,
-        "seen": "tell",  # three prompts are all there are: new draws of them are what the test needs
-        "rollout": online["rollout"] | {"n": 1},
-    }
-    found = lab.run_all({"online": online, "safety-test": test}, seed=number, name=f"{constraint['part']}-{number}")
-    return found["online"].log_policy, found["safety-test"].result["certificate"]["outcome"] == "returned"
+    def mean_cost(self, log_policy: Tensor) -> float:
+        """Exact mean cost of a policy [X, Y]."""
+        return float((log_policy.exp() * self.costs).sum(-1).mean())
 
+    def repeated(self, pessimistic: bool) -> dict[str, float]:
+        """Shares over the runs, and the mean reward of what was returned."""
+        unsafe, returned, reward = [], [], []
+        for number in range(_RUNS):
+            generator = torch.Generator().manual_seed(number)
+            log_policy = self._train(self._constraint(pessimistic), generator)
+            prompts, responses = self._draw(log_policy, _TESTED, 1, generator)
+            tested = MeanBound()(self.costs[prompts, responses], _DELTA)
+            unsafe.append(self.mean_cost(log_policy) > self.limit)
+            returned.append(tested <= self.limit)
+            if returned[-1]:
+                reward.append(float((log_policy.exp() * self.rewards).sum(-1).mean()))
+        return {
+            "unsafe": sum(a and b for a, b in zip(unsafe, returned, strict=True)) / _RUNS,
+            "refused": 1 - sum(returned) / _RUNS,
+            "candidate_unsafe": sum(unsafe) / _RUNS,
+            "reward": sum(reward) / max(len(reward), 1),
+        }
 
-def _drawn_prompts(lab: Laboratory, number: int) -> Path:
-    """Prompts of a test, drawn with replacement."""
-    generator = torch.Generator().manual_seed(number)
-    drawn = torch.randint(len(lab.world.prompts), (_TESTED,), generator=generator).tolist()
-    path = lab.folder / f"test-{number}.jsonl"
-    path.write_text("".join(json.dumps({"prompt": lab.world.prompts[x]}) + "\n" for x in drawn), encoding="utf-8")
-    return path
+    def _constraint(self, pessimistic: bool) -> Constraint:
+        shared = {"channel": "cost", "limit": self.limit, "rate": 1.0, "initial": 2.0, "maximum": 100.0, "window": 256}
+        shared |= {"parametrisation": "linear", "normalise": True, "kl": "reward"}
+        if pessimistic:
+            return HighConfidence.model_validate(shared | {"test_prompts": _TESTED, "delta": _DELTA})
+        return Lagrangian.model_validate(shared)
 
+    def _train(self, constraint: Constraint, generator: torch.Generator) -> Tensor:
+        """[X, Y]: the policy after the steps of the online stage, taken on a table."""
+        logits = self.reference.clone().requires_grad_()
+        optimiser = torch.optim.Adam([logits], lr=_RATE)
+        for _ in range(_STEPS):
+            log_policy = logits.log_softmax(-1)
+            prompts, responses = self._draw(log_policy.detach(), _PROMPTS, _SAMPLES, generator)
+            experience = self._judged(log_policy.detach(), prompts, responses)
+            constraint.observe(experience)
+            costs = {"cost": constraint.in_place_of_reward(experience)}
+            credited = LeaveOneOut()(with_lagrangian(experience, {"cost": constraint}, costs))
+            loss = functional.reinforce(log_policy[prompts, responses][:, None], credited.advantages).mean()
+            (logits.grad,) = torch.autograd.grad(loss, logits)
+            optimiser.step()
+        return logits.detach().log_softmax(-1)
 
-def _cost(text: str) -> float:
-    words = text.split()
-    return words.count(_FORBIDDEN) / max(len(words), 1)
+    def _draw(self, log_policy: Tensor, count: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """[count · n] each: prompts, of which n rows follow each other, and responses."""
+        prompts = torch.randint(len(log_policy), (count,), generator=generator).repeat_interleave(n)
+        return prompts, torch.multinomial(log_policy.exp()[prompts], 1, generator=generator).squeeze(1)
 
-
-def _mean(log_policy: Tensor, costs: Tensor) -> float:
-    return float((log_policy.exp() * costs).sum(-1).mean())
+    def _judged(self, log_policy: Tensor, prompts: Tensor, responses: Tensor) -> Experience:
+        """Responses as one token each, with reward and cost."""
+        rows = len(prompts)
+        mask = torch.ones(rows, 1, dtype=torch.bool)
+        logprobs = log_policy[prompts, responses][:, None]
+        reference = self.reference[prompts, responses][:, None]
+        score = self.rewards[prompts, responses]
+        return Experience(
+            prompt_ids=prompts[:, None],
+            prompt_mask=mask,
+            tokens=responses[:, None],
+            mask=mask,
+            group=torch.arange(rows) // _SAMPLES,
+            truncated=torch.zeros(rows, dtype=torch.bool),
+            logprobs=logprobs,
+            behaviour_logprobs=logprobs,
+            reference_logprobs=reference,
+            channels=TensorDict({"cost": self.costs[prompts, responses]}, batch_size=[rows]),
+            rows=row_table([{}] * rows),
+            score=score,
+            rewards=score[:, None] - _BETA * (logprobs - reference),
+            weight=torch.ones(rows),
+            batch_size=[rows],
+        )
