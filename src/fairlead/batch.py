@@ -355,8 +355,13 @@ def take(batch: AnyBatch, rows: Tensor | Sequence[int]) -> AnyBatch:
 def task_rows(batch: Any, column: str, named: Collection[str], others: bool = True) -> dict[str, Tensor]:
     """Task → its rows [N] int64, for the tasks that occur; with `others` those that are not named are one, called `others`.
 
-    Raises: ValueError where a row has no such column, or a task that is not named and `others` is false.
+    Raises: ValueError where a row has no such column, or a task that is not named and `others` is false; with `others`, for a named task
+    of that name.
     """
+    if others and "others" in named:
+        raise ValueError(
+            "a task called 'others' cannot be told from all other tasks: rename it in the data, or leave `others` out"
+        )
     found: dict[str, list[int]] = {}
     for number, row in enumerate(batch.rows):
         if column not in row:

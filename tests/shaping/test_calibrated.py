@@ -53,6 +53,8 @@ def test_tasks_are_shaped_apart() -> None:
     assert rest(rows).score.tolist() == [5, 1, -5, 2]
     with pytest.raises(ValueError, match="the task 'b' is not named"):
         ShapingByTask(tasks={"a": []})(rows)
+    with pytest.raises(ValueError, match="called 'others'"):
+        ShapingByTask(tasks={"others": []}, others=[])(rows)
     with pytest.raises(ValueError, match="no column 'kind'"):
         ShapingByTask(column="kind", tasks={"a": []})(rows)
 

@@ -128,7 +128,9 @@ class PolicyObjective(Objective, slot="objective"):
         if self.task is None:
             return of(batch)
         weights = torch.zeros_like(batch.mask, dtype=torch.float32)
-        tasks = list(task_rows(batch, self.task, {str(row.get(self.task)) for row in batch.rows}).values())
+        tasks = list(
+            task_rows(batch, self.task, {str(row.get(self.task)) for row in batch.rows}, others=False).values()
+        )
         counted = [rows for rows in tasks if bool((batch.weight[rows] > 0).any())]
         for rows in counted:
             weights[rows] = of(batch[rows]) / len(counted)

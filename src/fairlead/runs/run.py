@@ -10,6 +10,7 @@ Does not know: what the stages do.
     RUN/tensorboard/
     RUN/stages/ID/checkpoints/step-000100/   training state
     RUN/stages/ID/model/       what the stage made, an ordinary Hugging Face checkpoint
+    RUN/stages/ID/certificate.json   of a test of safety
     RUN/stages/ID/result.json  written last: the stage is done
     RUN/report.html
 """
@@ -24,6 +25,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
@@ -264,8 +266,7 @@ class StageRun:
     @property
     def earlier(self) -> dict[str, Part]:
         """The stages of the recipe before this one, by identifier."""
-        stages = list(self.run.stages.items())
-        return dict(stages[: [identifier for identifier, _ in stages].index(self.id)])
+        return dict(takewhile(lambda item: item[0] != self.id, self.run.stages.items()))
 
     def keep(self, name: str, thing: Stateful) -> None:
         """Make a stateful thing part of every checkpoint."""

@@ -25,7 +25,7 @@ from fairlead.worlds import TokenWorld
 
 __all__ = ["HCRLHF"]
 
-_RUNS, _STEPS, _PROMPTS, _SAMPLES = 200, 60, 32, 2
+_RUNS, _STEPS, _PROMPTS, _SAMPLES = 70, 60, 32, 2
 _TESTED, _DELTA, _BETA, _RATE = 100, 0.1, 0.3, 0.05
 _FORBIDDEN, _LIKED = "a", 2.0
 
