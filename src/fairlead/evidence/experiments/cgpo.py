@@ -41,6 +41,11 @@ class CGPO(Experiment, name="cgpo"):
     baseline: ClassVar[str] = (
         f"the better of REINFORCE with a group mean and a KL of {_KL:g} on the reward, and the same less 1 for a violation"
     )
+    remarks: ClassVar[str] = (
+        "The limit of 10 % is missed by CRPG alone, in one world and there by a single prompt; it is the slowest of the three, and looked at "
+        "after the fact with 250 rollouts in place of 100 its violations in that world had fallen below the limit. CODPO and CRRAFT keep "
+        "it everywhere."
+    )
     rules: ClassVar[tuple[Rule, ...]] = (
         AtMost("violations", 0.1),
         Better("violations", 0.2),
