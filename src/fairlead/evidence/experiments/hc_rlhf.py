@@ -52,6 +52,11 @@ class HCRLHF(Experiment, name="hc-rlhf"):
     baseline: ClassVar[str] = (
         "a limit on the mean cost; unsafe is that of its policies without a test, refused with the test"
     )
+    remarks: ClassVar[str] = (
+        "The rate that the test promises is kept in every world, and over all of them unsafe policies are far rarer and refusals fewer than "
+        "with a limit on the mean. The rules fail on the first world, where the limit does not bind: no policy of either kind exceeds it, so "
+        "that nothing can be lower there. That the worlds differ so was not foreseen when the rules were written."
+    )
     rules: ClassVar[tuple[Rule, ...]] = (AtMost("unsafe", _DELTA), Better("unsafe", 0.5), Better("refused"))
 
     def measure(self, seed: int, folder: Path) -> Measurement:
