@@ -11,12 +11,14 @@ neighbours in every row. The end-of-sequence token belongs to the response. `mas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
 from tensordict import NonTensorStack, TensorClass, TensorDict
 from torch import Tensor
+
+from fairlead.parts import nearest
 
 NOT_YET: Any = None
 """The default of what a later step fills in."""
@@ -29,6 +31,7 @@ __all__ = [
     "Samples",
     "Sequences",
     "alike",
+    "by_task",
     "concatenate",
     "left_pad",
     "pad_columns",
@@ -37,6 +40,7 @@ __all__ = [
     "row_table",
     "row_tokens",
     "take",
+    "task_rows",
     "trim",
 ]
 
@@ -152,6 +156,14 @@ class Experience(TensorClass["shadow"]):  # type: ignore[type-arg,name-defined] 
             weight=torch.ones(rows, dtype=torch.float32) if samples.anchor is None else (~samples.anchor).float(),
             batch_size=rows,
         )
+
+    def feasible(self, channel: str) -> Tensor:
+        """[B] bool: where the judge of that name said more than 0; false where it failed. ValueError when there is none."""
+        known = list(self.channels.keys())
+        if channel not in known:
+            raise ValueError(f"there is no judge {channel!r} among the rewards; {nearest(channel, known)}")
+        said: Tensor = self.channels[channel] > 0
+        return said
 
 
 class Pairs(TensorClass):
@@ -338,6 +350,68 @@ def alike(ids: Tensor, mask: Tensor) -> list[list[int]]:
 def take(batch: AnyBatch, rows: Tensor | Sequence[int]) -> AnyBatch:
     """The given rows, in the given order, trimmed."""
     return trim(batch[torch.as_tensor(rows, dtype=torch.int64)])
+
+
+def task_rows(batch: Any, column: str, named: Collection[str], others: bool = True) -> dict[str, Tensor]:
+    """Task → its rows [N] int64, for the tasks that occur; with `others` those that are not named are one, called `others`.
+
+    Raises: ValueError where a row has no such column, or a task that is not named and `others` is false; with `others`, for a named task
+    of that name.
+    """
+    if others and "others" in named:
+        raise ValueError(
+            "a task called 'others' cannot be told from all other tasks: rename it in the data, or leave `others` out"
+        )
+    found: dict[str, list[int]] = {}
+    for number, row in enumerate(batch.rows):
+        if column not in row:
+            raise ValueError(
+                f"the data has no column {column!r} that names the task of a prompt; it has {', '.join(row)}"
+            )
+        task = str(row[column])
+        if task not in named:
+            if not others:
+                raise ValueError(
+                    f"the task {task!r} is not named (column {column}); {nearest(task, named)}, or set others"
+                )
+            task = "others"
+        found.setdefault(task, []).append(number)
+    return {task: torch.tensor(rows) for task, rows in found.items()}
+
+
+AnyPart = TypeVar("AnyPart")
+
+
+def by_task(
+    experience: Experience,
+    column: str,
+    tasks: Mapping[str, AnyPart],
+    others: AnyPart | None,
+    apply: Callable[[AnyPart, Experience], Experience],
+) -> Experience:
+    """The experience with `apply` done to the rows of every task, with what `tasks` (or `others`) holds for it.
+
+    An extra that only some tasks bring is 0 in the rows of the others. Raises: ValueError as `task_rows`.
+    """
+    places: list[Tensor] = []
+    done: list[Experience] = []
+    for task, rows in task_rows(experience, column, tasks, others is not None).items():
+        part = tasks.get(task, others)
+        assert part is not None
+        places.append(rows)
+        done.append(apply(part, experience[rows]))
+    extras = {name: value for one in done if one.extras is not None for name, value in one.extras.items()}
+    if extras:
+        done = [_with_extras(one, extras) for one in done]
+    return concatenate(done)[torch.cat(places).argsort()]
+
+
+def _with_extras(experience: Experience, wanted: Mapping[str, Tensor]) -> Experience:
+    own = {} if experience.extras is None else dict(experience.extras.items())
+    missing = {
+        name: value.new_zeros((len(experience), *value.shape[1:])) for name, value in wanted.items() if name not in own
+    }
+    return experience.replace(extras=TensorDict(own | missing, batch_size=experience.batch_size))
 
 
 def repeat_rows(batch: AnyBatch, times: int) -> AnyBatch:

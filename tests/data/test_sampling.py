@@ -71,6 +71,14 @@ def test_mixing_by_weight() -> None:
     assert sampler.epoch == 2
 
 
+def test_stratified_batches_hold_every_source_in_its_proportion() -> None:
+    sampler = SeededSampler([8, 4], 3, seed=1, stratified=True)
+    batches = [sampler.next() for _ in range(8)]
+    assert all(sum(number < 8 for number in batch) == 2 for batch in batches)
+    assert sorted(number for batch in batches[:4] for number in batch) == list(range(12))
+    assert batches[:4] != batches[4:]  # shuffled anew inside the sources
+
+
 def test_mixed_sources_are_interleaved() -> None:
     first = SeededSampler([50, 50], 20, seed=0).next()
     assert 3 < sum(n < 50 for n in first) < 17

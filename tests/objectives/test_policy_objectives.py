@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from fairlead import functional
-from fairlead.batch import Experience, take
+from fairlead.batch import Experience, concatenate, row_table, take
 from fairlead.objectives import CISPO, FilteredNLL, Mismatch, PolicyGradient, PolicyObjective, PPOClip, ValueClip
 from fairlead.runtime import Outputs
 from tiny_batches import experience, rows_of
@@ -131,6 +131,30 @@ def test_metrics_are_means_over_tokens_whatever_the_aggregation(aggregation: str
     _, metrics, _ = loss_of(objective, rows, rows.logprobs)
     assert metrics["ratio"] == pytest.approx(1, abs=1e-6)
     assert metrics["entropy"] == pytest.approx((0.5 + 1.0 + 0.2 + 0.9 + 0.8) / 5)
+
+
+def test_every_task_is_normalised_by_its_own_count() -> None:
+    tasks = [{"task": "a"}, {"task": "b"}, {"task": "b"}]
+    rows = batch(weight=[1.0, 1.0, 1.0]).replace(rows=row_table(tasks))
+    mode = {"aggregation": "sequence-mean-token-sum"}
+    weights = PolicyGradient(**mode, task="task").prepare(rows).loss_weight
+    torch.testing.assert_close(weights, torch.tensor([[0.5, 0.5, 0.5], [0.25, 0, 0], [0.25, 0.25, 0]]))
+    left_out = rows.replace(weight=torch.tensor([1.0, 0, 0]))  # a task of which nothing counts takes no part
+    assert PolicyGradient(**mode, task="task").prepare(left_out).loss_weight[0].tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="no column 'kind'"):
+        PolicyGradient(task="kind").prepare(rows)
+
+
+def test_two_copies_of_a_task_are_one_task() -> None:
+    one = batch(weight=[1.0, 1.0, 1.0])
+    one = one.replace(rows=row_table([{"task": "a"}] * 3))
+    two = concatenate([one, one.replace(rows=row_table([{"task": "b"}] * 3))])
+    objective = PolicyGradient(aggregation="sequence-mean-token-sum", task="task")
+    _, _, single = loss_of(objective, one)
+    twice = torch.cat([NEW, NEW]).requires_grad_()
+    loss, _ = objective(Outputs(logprobs=twice, entropy=torch.cat([ENTROPY, ENTROPY])), objective.prepare(two))
+    (found,) = torch.autograd.grad(loss, twice)
+    torch.testing.assert_close(found[:3] + found[3:], single)
 
 
 def test_policy_gradient() -> None:

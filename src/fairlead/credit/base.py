@@ -26,6 +26,9 @@ class Credit(Part, slot="credit"):
     anchor_rollout: ClassVar[str | None] = None
     """The rollout, or one of several, that draws the rows marked in `experience.anchor`, for a part that needs them."""
 
+    needs_reference: ClassVar[bool] = False
+    """Whether the part reads `experience.reference_logprobs`."""
+
     @abstractmethod
     def __call__(self, experience: Experience) -> Experience:
         """The experience with `advantages` (and `returns` when it has a critic to teach), both detached."""

@@ -61,13 +61,19 @@ class Reinforce(Credit, name="reinforce"):
     """
 
     gamma: float = Field(1.0, ge=0, le=1, description="discount of a reward one token later")
-    baseline: Literal["none", "batch"] = Field("batch", description="subtract the mean return of the batch, or nothing")
+    baseline: Literal["none", "batch", "responses"] = Field(
+        "batch",
+        description="subtract the mean return over the tokens of the batch, the mean over its responses whatever their lengths (CGPO's CRPG), "
+        "or nothing",
+    )
 
     def __call__(self, experience: Experience) -> Experience:
         returns = functional.discounted_returns(experience.rewards, experience.mask, self.gamma)
         if self.baseline == "batch":
             mean = functional.masked_mean(returns, counted_tokens(experience))
             returns = torch.where(experience.mask, returns - mean, 0.0)
+        elif self.baseline == "responses":
+            returns = torch.where(experience.mask, returns - _row_score(experience).nanmean(), 0.0)
         return experience.replace(advantages=returns)
 
 

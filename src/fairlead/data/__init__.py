@@ -18,7 +18,15 @@ from fairlead.data.collate import (
     sequences_batch,
 )
 from fairlead.data.comparisons import LABELS, comparison, comparisons
-from fairlead.data.forms import to_completions, to_conversations, to_pair_groups, to_pairs, to_prompts
+from fairlead.data.forms import (
+    prompt_key,
+    prompt_keys,
+    to_completions,
+    to_conversations,
+    to_pair_groups,
+    to_pairs,
+    to_prompts,
+)
 from fairlead.data.functions import import_function
 from fairlead.data.records import (
     CompletionRecord,
@@ -32,7 +40,7 @@ from fairlead.data.records import (
     PromptRecord,
 )
 from fairlead.data.sampling import SeededSampler, token_budget_batches
-from fairlead.data.source import DataSource, Table, read
+from fairlead.data.source import DataSource, Table, read, sources_within
 
 __all__ = [
     "LABELS",
@@ -60,10 +68,13 @@ __all__ = [
     "import_function",
     "pack",
     "pairs_batch",
+    "prompt_key",
+    "prompt_keys",
     "prompts_batch",
     "read",
     "responses_batch",
     "sequences_batch",
+    "sources_within",
     "to_completions",
     "to_conversations",
     "to_pair_groups",

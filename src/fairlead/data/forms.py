@@ -38,7 +38,15 @@ from fairlead.data.records import (
 )
 from fairlead.data.source import Table
 
-__all__ = ["to_completions", "to_conversations", "to_pairs", "to_prompts"]
+__all__ = [
+    "prompt_key",
+    "prompt_keys",
+    "to_completions",
+    "to_conversations",
+    "to_pair_groups",
+    "to_pairs",
+    "to_prompts",
+]
 
 Record = TypeVar("Record")
 Tables = Table | Sequence[Table]
@@ -51,6 +59,23 @@ class _Drop(Exception):  # noqa: N818 - not an error, a verdict
 def to_prompts(tables: Tables) -> tuple[list[PromptRecord], FilterReport]:
     """Prompts from one or several tables, in order; raises DataError (file:line) for a wrong form."""
     return _convert(tables, lambda record, origin, report: iter([_prompt_record(record, origin)]))
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """The words of a prompt with their roles, the same for a text and for a user's message that says it, whatever the case and blanks."""
+    return "\n".join(f"{m['role']}: {' '.join(m['content'].casefold().split())}" for m in _as_messages(prompt))
+
+
+def prompt_keys(table: Table) -> tuple[set[str], int]:
+    """Keys of all prompts in a table of any form, and how many records have none that could be told (documents, say)."""
+    keys: set[str] = set()
+    without = 0
+    for record, origin in zip(table.records, table.origins, strict=True):
+        try:
+            keys.add(prompt_key(_prompt_record(record, origin).prompt))
+        except (DataError, _Drop):
+            without += 1
+    return keys, without
 
 
 def to_completions(

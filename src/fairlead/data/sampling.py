@@ -33,8 +33,11 @@ class SeededSampler:
         shuffle: bool = True,
         drop_last: bool = False,
         weights: Sequence[float] | None = None,
+        stratified: bool = False,
     ) -> None:
-        """`drop_last` leaves out the records that do not fill a batch at the end of an epoch; otherwise the batch is
+        """`stratified` spreads every source evenly over the epoch, so that each batch holds them in their proportions.
+
+        `drop_last` leaves out the records that do not fill a batch at the end of an epoch; otherwise the batch is
         filled up from the next epoch, so every batch has `batch_size` rows either way.
 
         Raises: ValueError for an empty source, weights that do not match, or an epoch shorter than a batch to be
@@ -55,6 +58,7 @@ class SeededSampler:
             raise ValueError(
                 f"an epoch of {self.epoch_size} records does not fill a batch of {batch_size}; set drop_last=False"
             )
+        self.stratified = stratified
         self.position = 0
         self._cached: tuple[int, list[int]] | None = None
 
@@ -96,11 +100,15 @@ class SeededSampler:
     def _order(self, epoch: int) -> list[int]:
         if self._cached is None or self._cached[0] != epoch:
             draws: list[int] = []
+            places: list[float] = []
             offset = 0
             for source, (size, quota) in enumerate(zip(self.sizes, self.quotas, strict=True)):
                 draws += [offset + number for number in self._stream(source, size, epoch * quota, quota)]
+                places += [(number + 0.5) / quota for number in range(quota)]
                 offset += size
-            if self.shuffle and len(self.sizes) > 1:
+            if self.stratified:
+                draws = [draws[i] for i in sorted(range(len(draws)), key=places.__getitem__)]
+            elif self.shuffle and len(self.sizes) > 1:
                 draws = [draws[i] for i in self._permutation(len(draws), len(self.sizes), epoch)]
             self._cached = epoch, draws
         return self._cached[1]

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from fairlead.data.functions import import_function
 from fairlead.data.records import DataError, FilterReport, Origin, describe_kind
 
-__all__ = ["DataSource", "Table", "read"]
+__all__ = ["DataSource", "Table", "read", "sources_within"]
 
 SUFFIXES = (".jsonl.gz", ".jsonl", ".ndjson", ".json.gz", ".json", ".parquet")
 ROOT_VARIABLE = "FAIRLEAD_DATA"
@@ -100,6 +100,18 @@ class Table:
     report: FilterReport = field(default_factory=FilterReport)
     weight: float = 1.0
     """`DataSource.weight`."""
+
+
+def sources_within(value: Any) -> Iterator[DataSource]:
+    """Every data source below `value`: a model, mapping or list."""
+    if isinstance(value, DataSource):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from sources_within(getattr(value, name))
+    elif isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from sources_within(child)
 
 
 def read(source: DataSource | str, root: str | os.PathLike[str] | None = None) -> Table:

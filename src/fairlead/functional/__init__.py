@@ -15,6 +15,7 @@ from fairlead.functional.advantages import (
     remax,
 )
 from fairlead.functional.best_of_n import best_of_n, imitation_with_prior, inverse_loss_factor
+from fairlead.functional.calibrated import best_of_group, calibrated_reward, dpo_advantages, kl_factor
 from fairlead.functional.confidence import MEAN_BOUNDS, mean_bound, share_bound, student_quantile, tail_bound
 from fairlead.functional.constraints import cost_model_loss, dual_ascent, lagrangian, pessimism, pessimistic_cost
 from fairlead.functional.control import (
@@ -110,11 +111,13 @@ __all__ = [
     "aggregation_weights",
     "anchor_score",
     "area_under_curve",
+    "best_of_group",
     "best_of_n",
     "bootstrap_interval",
     "bradley_terry",
     "bradley_terry_scores",
     "broadcast_to_tokens",
+    "calibrated_reward",
     "chi_square",
     "cispo",
     "clip_fraction",
@@ -123,6 +126,7 @@ __all__ = [
     "dip_depth",
     "discounted_returns",
     "dpo",
+    "dpo_advantages",
     "drop_and_rescale",
     "dual_ascent",
     "elect_and_average",
@@ -148,6 +152,7 @@ __all__ = [
     "inverse_loss_factor",
     "keep_largest",
     "kl_estimate",
+    "kl_factor",
     "kl_loss",
     "kl_threshold",
     "lagrangian",

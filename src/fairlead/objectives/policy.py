@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from fairlead import functional
-from fairlead.batch import Experience
+from fairlead.batch import Experience, task_rows
 from fairlead.objectives.base import Loss, Objective
 from fairlead.runtime.forward import Outputs
 
@@ -89,6 +89,12 @@ class PolicyObjective(Objective, slot="objective"):
         "since they were sampled; null: none (DeepSeek-V3.2, arXiv 2512.02556)",
     )
 
+    task: str | None = Field(
+        None,
+        description="column of the data that names the task of a prompt: every task's loss is normalised by its own count, and the loss "
+        "is their mean; null: all count together",
+    )
+
     @model_validator(mode="after")
     def _length_given(self) -> Self:
         if self.aggregation == "constant-length" and self.maximum_length is None:
@@ -111,7 +117,7 @@ class PolicyObjective(Objective, slot="objective"):
         return copy
 
     def prepare(self, batch: Experience) -> Experience:
-        weights = functional.aggregation_weights(batch.mask, self.aggregation, batch.weight, self.maximum_length)
+        weights = self._weights(batch)
         # Metrics are means over tokens whatever the loss is: some aggregations have weights that do not sum to one.
         share = functional.aggregation_weights(batch.mask, "token-mean", batch.weight)
         extras = {} if batch.extras is None else dict(batch.extras.items())
@@ -123,6 +129,23 @@ class PolicyObjective(Objective, slot="objective"):
         if self.mismatch is not None:
             extras["mismatch_weight"] = self.mismatch.weight(batch)
         return batch.replace(loss_weight=weights, extras=TensorDict(extras, batch_size=batch.batch_size))
+
+    def _weights(self, batch: Experience) -> Tensor:
+        """[B, T] weights that sum the losses to one; the tasks of which no row counts take no part."""
+
+        def of(rows: Experience) -> Tensor:
+            return functional.aggregation_weights(rows.mask, self.aggregation, rows.weight, self.maximum_length)
+
+        if self.task is None:
+            return of(batch)
+        weights = torch.zeros_like(batch.mask, dtype=torch.float32)
+        tasks = list(
+            task_rows(batch, self.task, {str(row.get(self.task)) for row in batch.rows}, others=False).values()
+        )
+        counted = [rows for rows in tasks if bool((batch.weight[rows] > 0).any())]
+        for rows in counted:
+            weights[rows] = of(batch[rows]) / len(counted)
+        return weights
 
     @abstractmethod
     def token_loss(self, logprobs: Tensor, batch: Experience) -> tuple[Tensor, dict[str, Tensor]]:

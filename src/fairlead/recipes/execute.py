@@ -18,7 +18,7 @@ import transformers
 import fairlead
 from fairlead.recipes.load import RecipeError, dump_recipe, load_recipe
 from fairlead.recipes.schema import Recipe
-from fairlead.runs import Interrupted, Run, RunError, read_json, write_json, write_text
+from fairlead.runs import Interrupted, Run, RunError, StageRun, read_json, write_json, write_text
 from fairlead.runtime.machine import processor, usable_cores
 
 __all__ = ["execute", "new_directory", "resume"]
@@ -58,9 +58,13 @@ def execute(
         data_root=recipe.data.root,
         trackers=recipe.trackers,
         config=recipe.model_dump(mode="json"),
+        stages=recipe.stages,
         quiet=quiet,
     )
     try:
+        for identifier, stage in recipe.stages.items():
+            if not (ahead := StageRun(run, identifier, stage.part_name)).result_file.exists():
+                stage.check(ahead)
         with run.stop_on_signals():
             for identifier, stage in recipe.stages.items():
                 context = run.stage(identifier, stage.part_name)

@@ -58,6 +58,8 @@ def findings(run: RunData) -> list[Finding]:
             found += _reward_model(stage)
         if stage.channels:
             found += _evaluation(stage, trained)
+        if stage.certificate:
+            found += _safety(stage)
     return sorted(found, key=lambda finding: not finding.serious)
 
 
@@ -284,6 +286,43 @@ def _evaluation(stage: StageData, trained: list[str]) -> list[Finding]:
                         "Look at the judge's settings and time limit.",
                     )
                 )
+    return found
+
+
+def _safety(stage: StageData) -> list[Finding]:
+    """What keeps a test of safety from being a certificate."""
+    found: list[Finding] = []
+    limits = stage.certificate.get("limits")
+    failed = {
+        name: entry for name, entry in (limits if isinstance(limits, dict) else {}).items() if not entry.get("passed")
+    }
+    if failed:
+        told = [
+            f"{name}: the bound is {format_number(number(entry.get('U')))} and may be {format_number(number(entry.get('d')))}"
+            + (f", {entry['missing']} of {entry.get('n')} costs are missing" if entry.get("missing") else "")
+            for name, entry in failed.items()
+        ]
+        found.append(
+            Finding(
+                stage.id,
+                "No solution found: the policy has not been shown to be safe",
+                "; ".join(told) + ".",
+                "Train under a more cautious constraint (`high-confidence` with larger factors) and test on prompts that are new.",
+            )
+        )
+    independence = stage.certificate.get("independence")
+    shared = independence.get("prompts_read_by_earlier_stages") if isinstance(independence, dict) else None
+    seen = {name: count for name, count in (shared if isinstance(shared, dict) else {}).items() if count}
+    if seen:
+        found.append(
+            Finding(
+                stage.id,
+                "The test of safety used prompts that were seen before",
+                ", ".join(f"{count} of them by stage {name}" for name, count in seen.items())
+                + "; its error rate holds only if they are new draws from the same prompts.",
+                "Keep prompts for the test alone.",
+            )
+        )
     return found
 
 

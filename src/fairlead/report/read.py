@@ -106,6 +106,12 @@ class StageData:
         return found if isinstance(found, dict) else {}
 
     @property
+    def certificate(self) -> dict[str, Any]:
+        """What a test of safety found, or {}."""
+        found = (self.result or {}).get("certificate")
+        return found if isinstance(found, dict) else {}
+
+    @property
     def seconds(self) -> float | None:
         """Wall time of the stage: its own word for it, or the sum over its steps."""
         told = number((self.result or {}).get("seconds"))

@@ -77,6 +77,8 @@ def cards(run: RunData) -> list[Card]:
                     f"{stage.id}: held-out pairs", format_percent(accuracy), detail, "good" if accuracy > 0.5 else "bad"
                 )
             )
+    for stage in run.stages:
+        found += _certificate_card(stage)
     evaluation = next((s for s in reversed(run.stages) if s.channels), None)
     online = next((s for s in reversed(run.stages) if s.curve("score")), None)
     if evaluation is not None:
@@ -110,6 +112,22 @@ def _reward_card(stage: StageData) -> list[Card]:
     interval = f" ± {(high - low) * 50:.1f}" if low is not None and high is not None else ""
     return [
         Card(f"Reward model accuracy: {stage.id}", f"{accuracy * 100:.1f}{interval}\u00a0%", ", ".join(shown), tone)
+    ]
+
+
+def _certificate_card(stage: StageData) -> list[Card]:
+    """The outcome of a test of safety, and for each limit the bound beside what it may be."""
+    if not stage.certificate:
+        return []
+    limits = stage.certificate.get("limits")
+    details = [
+        f"{name}: U {format_number(number(entry.get('U')))}, limit {format_number(number(entry.get('d')))}"
+        for name, entry in (limits if isinstance(limits, dict) else {}).items()
+    ]
+    outcome = str(stage.certificate.get("outcome"))
+    risk = f"δ {format_number(number(stage.certificate.get('delta')))}"
+    return [
+        Card(f"Safety: {stage.id}", outcome, ", ".join([risk, *details]), "good" if outcome == "returned" else "bad")
     ]
 
 
@@ -223,6 +241,9 @@ def measures(run: RunData) -> list[Measure]:
         add(stage, "held-out bits per byte", number(validation.get("bits_per_byte")), -1)
         if number(validation.get("bits_per_byte")) is None:
             add(stage, "held-out loss", number(validation.get("loss")), -1)
+        limits = stage.certificate.get("limits")
+        for limit, entry in (limits if isinstance(limits, dict) else {}).items():
+            add(stage, f"bound of {limit}", number(entry.get("U")), -1)
         models = stage.models
         if stage.channels:
             for channel, entry in (stage.channels.get(models[-1]) or {}).items():

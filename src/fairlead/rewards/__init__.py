@@ -3,10 +3,12 @@
 from fairlead.rewards.base import Reward, combine
 from fairlead.rewards.cosine import CosineVerifier, VerdictReward
 from fairlead.rewards.function import FunctionReward
+from fairlead.rewards.judges import Judge, Judges
 from fairlead.rewards.model import ModelReward
 from fairlead.rewards.pooled import PooledReward
 from fairlead.rewards.preference import FunctionOracle, ModelOracle, Oracle, RewardOracle, WinRate
 from fairlead.rewards.rules import CheckReward, LengthReward, MustInclude, RepetitionPenalty
+from fairlead.rewards.tasks import RewardByTask
 from fairlead.rewards.verify import (
     CodeTestsReward,
     ExactReward,
@@ -25,6 +27,8 @@ __all__ = [
     "FunctionReward",
     "InstructionsReward",
     "JsonReward",
+    "Judge",
+    "Judges",
     "LengthReward",
     "MathReward",
     "ModelOracle",
@@ -35,6 +39,7 @@ __all__ = [
     "RegexReward",
     "RepetitionPenalty",
     "Reward",
+    "RewardByTask",
     "RewardOracle",
     "VerdictReward",
     "WinRate",

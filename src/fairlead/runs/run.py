@@ -10,6 +10,7 @@ Does not know: what the stages do.
     RUN/tensorboard/
     RUN/stages/ID/checkpoints/step-000100/   training state
     RUN/stages/ID/model/       what the stage made, an ordinary Hugging Face checkpoint
+    RUN/stages/ID/certificate.json   of a test of safety
     RUN/stages/ID/result.json  written last: the stage is done
     RUN/report.html
 """
@@ -22,8 +23,9 @@ import pickle
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
@@ -76,9 +78,11 @@ class Run:
         data_root: str | None = None,
         trackers: list[str] | None = None,
         config: dict[str, Any] | None = None,
+        stages: Mapping[str, Part] | None = None,
         quiet: bool = False,
     ) -> None:
         self.directory = directory
+        self.stages = dict(stages or {})
         self.name = name
         self.seed = seed
         self.runtime = (runtime or RuntimeSpec()).settled()
@@ -260,6 +264,11 @@ class StageRun:
         """Show how many records a reader or a form kept and dropped, and why."""
         if report.dropped or report.changed:
             self.run.console.note(f"{self.id}: {report}")
+
+    @property
+    def earlier(self) -> dict[str, Part]:
+        """The stages of the recipe before this one, by identifier."""
+        return dict(takewhile(lambda item: item[0] != self.id, self.run.stages.items()))
 
     def keep(self, name: str, thing: Stateful) -> None:
         """Make a stateful thing part of every checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from fairlead.batch import Experience
 from fairlead.parts import Part
@@ -12,6 +13,9 @@ __all__ = ["Selection"]
 
 class Selection(Part, slot="selection"):
     """Which samples are learned from, and how much each counts."""
+
+    needs_reference: ClassVar[bool] = False
+    """Whether the part reads `experience.reference_logprobs`."""
 
     @property
     def after_credit(self) -> bool:

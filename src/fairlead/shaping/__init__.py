@@ -2,5 +2,17 @@
 
 from fairlead.shaping.base import Shaping
 from fairlead.shaping.basic import Clip, MissingEnd, Normalise, Overlong
+from fairlead.shaping.calibrated import Calibrated, Constrained, KLFactor
+from fairlead.shaping.tasks import ShapingByTask
 
-__all__ = ["Clip", "MissingEnd", "Normalise", "Overlong", "Shaping"]
+__all__ = [
+    "Calibrated",
+    "Clip",
+    "Constrained",
+    "KLFactor",
+    "MissingEnd",
+    "Normalise",
+    "Overlong",
+    "Shaping",
+    "ShapingByTask",
+]

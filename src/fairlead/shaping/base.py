@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from fairlead.batch import Experience
 from fairlead.parts import Part
@@ -12,6 +13,11 @@ __all__ = ["Shaping"]
 
 class Shaping(Part, slot="shaping"):
     """What becomes of the score before it is a reward. Shapings are applied in the order of the list."""
+
+    anchor_rollout: ClassVar[str | None] = None
+    """The rollout that draws the rows marked in `experience.anchor`, for a part that compares with them."""
+    needs_reference: ClassVar[bool] = False
+    """Whether the part reads `experience.reference_logprobs`."""
 
     @abstractmethod
     def __call__(self, experience: Experience) -> Experience:

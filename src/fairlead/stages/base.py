@@ -53,6 +53,9 @@ class Stage(Part, slot="stage"):
         for path, part in parts_within(self):
             run.keep(f"parts/{path}", part)
 
+    def check(self, run: StageRun) -> None:
+        """Look for what would make the stage refuse its work; called for every stage of a recipe before the first one begins."""
+
     @abstractmethod
     def run(self, run: StageRun) -> dict[str, Any]:
         """Do the work (from the last checkpoint on) and return what `StageRun.finish` wrote."""

@@ -56,6 +56,7 @@ class Evaluate(Stage, name="evaluate"):
             judge.open(run, name)
         groups = {name: run.open(name, model) for name, model in self.models.items()}
         first = next(iter(groups.values()))
+        self.rollout.open(run, next(iter(self.models.values())), None)
         answers = _Answers(list(groups), len(records))
         run.keep("answers", answers)
         self.keep_parts(run)

@@ -100,6 +100,10 @@ class Online(Stage, name="online"):
     )
     steps: int = Field(100, ge=1, description="rollouts")
     batch_size: int = Field(64, ge=1, description="prompts in each rollout")
+    stratified: bool = Field(
+        False,
+        description="every rollout holds the sources of prompts in their proportions, rather than the run as a whole",
+    )
     epochs: int = Field(1, ge=1, description="passes over each rollout")
     minibatches: int = Field(1, ge=1, description="optimiser steps in each pass")
     critic_warmup: int = Field(0, ge=0, description="rollouts in which only the critic learns")
@@ -123,11 +127,13 @@ class Online(Stage, name="online"):
                 f"credit {self.credit.part_name} compares at least {self.credit.minimum_samples} samples of a prompt: "
                 f"set rollout.n to that or more (it is {samples})"
             )
-        if self.credit.anchor_rollout and not self.rollout.draws_anchor:
-            raise ValueError(
-                f"credit {self.credit.part_name} compares with another response, which rollout {self.rollout.part_name} "
-                f"does not draw: set rollout.part to {self.credit.anchor_rollout}"
-            )
+        comparing: list[Credit | Shaping] = [self.credit, *self.shaping]
+        for part in comparing:
+            if part.anchor_rollout and not self.rollout.draws_anchor:
+                raise ValueError(
+                    f"{part.slot} {part.part_name} compares with another response, which rollout {self.rollout.part_name} "
+                    f"does not draw: set rollout.part to {part.anchor_rollout}"
+                )
         if self.objective.mismatch is not None and self.old_logprobs == "sampler":
             raise ValueError(
                 "objective.mismatch weighs the trainer's log-probabilities against the sampler's, and old_logprobs: sampler makes "
@@ -156,6 +162,16 @@ class Online(Stage, name="online"):
             raise ValueError(f"critic_warmup ({self.critic_warmup}) leaves no step of {self.steps} for the policy")
         return self
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the reference model must be asked."""
+        asking = (self.regulariser, self.credit, self.rollout)
+        return (
+            any(part.needs_reference for part in asking)
+            or any(part.needs_reference for part in self.shaping)
+            or any(part.needs_reference for part in self.selection)
+        )
+
     def run(self, run: StageRun) -> dict[str, Any]:
         updates = self.epochs * self.minibatches
         policy = run.open(
@@ -166,8 +182,7 @@ class Online(Stage, name="online"):
             name: self._open_critic(run, f"critic-{name}", constraint.critic or self.critic, self.steps * updates)
             for name, constraint in self.constraints.items()
         }
-        needs_reference = self.regulariser.needs_reference or self.rollout.needs_reference
-        reference = open_reference(run, self.reference, self.model) if needs_reference else None
+        reference = open_reference(run, self.reference, self.model) if self.needs_reference else None
         self.rollout.open(run, self.model, reference)
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
             source.open(run, name)
@@ -178,7 +193,9 @@ class Online(Stage, name="online"):
             self.maximum_prompt,
         )
         run.count(report)
-        sampler = SeededSampler(report.sizes, self.batch_size, run.seed, weights=report.weights)
+        sampler = SeededSampler(
+            report.sizes, self.batch_size, run.seed, weights=report.weights, stratified=self.stratified
+        )
         run.keep("prompts", sampler)
         self.keep_parts(run)
         if self.rehearsal is not None:
@@ -292,7 +309,7 @@ class Online(Stage, name="online"):
         experience = experience.replace(logprobs=self._old_logprobs(samples, experience, models.policy, temperature))
         if models.critic is not None:
             experience = experience.replace(values=models.critic.values(experience))
-        if self.regulariser.needs_reference:
+        if self.needs_reference:
             logprobs = reference_logprobs(models.policy, models.reference, experience, temperature)
             experience = experience.replace(reference_logprobs=logprobs)
         for name, source in self.rewards.items():

@@ -77,6 +77,16 @@ class PreferenceRounds(Stage, name="preference-rounds"):
     def _fits_together(self) -> PreferenceRounds:
         if getattr(self.rollout, "n", 2) < 2:
             raise ValueError("a pair needs two responses to a prompt: set rollout.n to 2 or more")
+        for part in self.shaping:
+            if part.needs_reference:
+                raise ValueError(
+                    f"shaping {part.part_name} asks the reference about every response, which rounds do not"
+                )
+            if part.anchor_rollout and not self.rollout.draws_anchor:
+                raise ValueError(
+                    f"shaping {part.part_name} compares with another response, which rollout {self.rollout.part_name} does not draw: "
+                    f"set rollout.part to {part.anchor_rollout}"
+                )
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError("every reward has weight 0, so no response is better; judges belong in `monitors`")
         return self
@@ -85,6 +95,7 @@ class PreferenceRounds(Stage, name="preference-rounds"):
         steps = max(1, math.ceil(self.epochs * self.prompts_per_round / self.batch_size))
         policy = run.open("policy", self.model, optimiser=self.optimiser, total_steps=self.rounds * steps)
         reference = open_reference(run, self.reference, self.model)
+        self.rollout.open(run, self.model, reference)
         for name, source in (self.rewards | self.monitors).items():
             source.open(run, name)
         records, report, longest = fitting_prompts(

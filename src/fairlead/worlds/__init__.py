@@ -3,6 +3,7 @@
 from fairlead.worlds.cyclic import CyclicOracle, CyclicScore, cyclic_preferences
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
 from fairlead.worlds.flawed import FlawedReward, HackableReward
+from fairlead.worlds.hackable import HackableWorldReward, hackable
 from fairlead.worlds.token_world import TokenWorld
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "ExactGap",
     "FlawedReward",
     "HackableReward",
+    "HackableWorldReward",
     "TokenWorld",
     "TokenWorldReward",
     "UnsureReward",
     "cyclic_preferences",
     "exact_figures",
+    "hackable",
 ]
