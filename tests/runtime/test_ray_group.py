@@ -105,7 +105,7 @@ def test_a_mixture(ray_policy: Any, on_ray: Opener, spec: Maker, prompts: Any, t
     torch.testing.assert_close(found.sampling_logprobs, expected.sampling_logprobs, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="policy and reference do not share their processes"):
         ray_policy.generate(prompts, sampling, Mixture(0.4, here))
-    with pytest.raises(ValueError, match="policy does not live in this process"):
+    with pytest.raises(ValueError, match="the group reference does not live in this process"):
         here.generate(prompts, sampling, Mixture(0.4, there))
 
 
@@ -149,6 +149,23 @@ def test_one_step_of_every_objective(case: tuple[str, Any, Any], on_ray: Opener,
     assert found == pytest.approx(expected, rel=2e-4, abs=1e-5)
     assert_same_weights(local, group)
     assert_replicas_equal(group)
+
+
+def test_a_step_against_a_reference(on_ray: Opener, spec: Maker, experience: Experience, tmp_path: Path) -> None:
+    """The exact KL to another model in the same processes, and to the model itself without its adapters."""
+    objective = PPOClip().with_kl(0.5, "exact-forward", "sum")
+    other = spec(role="reference", optimiser=None, model__path=str(save_tiny_model(tmp_path, seed=1)))
+    local, group = LocalGroup(spec()), on_ray(spec())
+    expected = local.step(objective.prepare(experience), objective, LocalGroup(other))
+    found = group.step(objective.prepare(experience), objective, on_ray(other))
+    assert found["loss_kl"] == pytest.approx(expected["loss_kl"], rel=1e-4) and expected["loss_kl"] > 0.01
+    assert_same_weights(local, group)
+    adapted = spec(model__lora=LoraSpec(rank=2))
+    local, group = LocalGroup(adapted), on_ray(adapted)
+    for _ in range(2):
+        expected, found = (g.step(objective.prepare(experience), objective) for g in (local, group))
+    assert found["loss_kl"] == pytest.approx(expected["loss_kl"], rel=1e-3) and expected["loss_kl"] > 0
+    assert_same_weights(local, group)
 
 
 def test_five_updates(on_ray: Opener, spec: Maker, experience: Experience) -> None:
