@@ -1,4 +1,4 @@
-"""Preference games, and INPO's loss as a step in them: the numbers of the papers' sheets, worked out by hand or to convergence."""
+"""Preference games, INPO's loss and the steps of Nash-MD in them: numbers worked out by hand or to convergence."""
 
 from __future__ import annotations
 
