@@ -29,6 +29,8 @@ from fairlead.data.records import (
     PairRecord,
     Prompt,
     PromptRecord,
+    as_messages,
+    before_response,
 )
 from fairlead.data.sampling import SeededSampler, token_budget_batches
 from fairlead.data.source import DataSource, Table, read
@@ -52,6 +54,8 @@ __all__ = [
     "TemplateError",
     "TextCodec",
     "TrainOn",
+    "as_messages",
+    "before_response",
     "drop_overlong",
     "import_function",
     "pack",

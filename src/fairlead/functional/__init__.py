@@ -42,6 +42,7 @@ from fairlead.functional.macro import (
     parse_segments,
     perplexity_segments,
     segment_sum,
+    split_at_gaps,
     spread_segments,
 )
 from fairlead.functional.masks import (
@@ -74,7 +75,7 @@ from fairlead.functional.policy_losses import (
     value_loss,
 )
 from fairlead.functional.preference_games import exploitability, mirror_descent_step, nash_policy, win_rates
-from fairlead.functional.preference_losses import bradley_terry, dpo, inpo
+from fairlead.functional.preference_losses import bradley_terry, dpo, inpo, rebel
 from fairlead.functional.random import mix_seeds, uniform
 from fairlead.functional.shaping import overlong_penalty
 from fairlead.functional.statistics import (
@@ -89,6 +90,7 @@ from fairlead.functional.statistics import (
     total_variation,
     wilson_interval,
 )
+from fairlead.functional.turns import branching_turns
 
 __all__ = [
     "FILTERS",
@@ -101,6 +103,7 @@ __all__ = [
     "area_under_curve",
     "bootstrap_interval",
     "bradley_terry",
+    "branching_turns",
     "broadcast_to_tokens",
     "chi_square",
     "cispo",
@@ -160,6 +163,7 @@ __all__ = [
     "place_at_last_token",
     "ppo_clip",
     "rank_weights",
+    "rebel",
     "recovery_step",
     "reinforce",
     "reliability_curve",
@@ -173,6 +177,7 @@ __all__ = [
     "slerp",
     "soft_minimum",
     "spearman",
+    "split_at_gaps",
     "spread_segments",
     "student_quantile",
     "tail_bound",

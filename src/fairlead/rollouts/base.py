@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairlead.batch import Prompts, Samples
 from fairlead.parts import Part
-from fairlead.runtime.group import ModelGroup
+from fairlead.runtime.group import ModelGroup, Opener
 
 __all__ = ["Rollout"]
 
@@ -22,9 +22,16 @@ class Rollout(Part, slot="rollout"):
     draws_anchor: ClassVar[bool] = False
     """Whether some rows are marked in `samples.anchor`: responses that the others are only compared with."""
 
+    def open(self, run: Opener) -> None:
+        """Open whatever the rollout needs besides the policy; called once before the first step."""
+
     @abstractmethod
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
         """Samples for `prompts`, rows of one prompt next to each other and with the same `group`."""
+
+    def metrics(self) -> dict[str, float]:
+        """What the rollout wants to report of its last call (how dialogues ended, say)."""
+        return {}
 
     @property
     def temperature(self) -> float:

@@ -4,13 +4,17 @@ from fairlead.worlds.cyclic import CyclicOracle, cyclic_preferences
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
 from fairlead.worlds.flawed import FlawedReward
 from fairlead.worlds.token_world import TokenWorld
+from fairlead.worlds.turn_game import Echo, TurnGame, TurnGameReward
 
 __all__ = [
     "CyclicOracle",
+    "Echo",
     "ExactGap",
     "FlawedReward",
     "TokenWorld",
     "TokenWorldReward",
+    "TurnGame",
+    "TurnGameReward",
     "UnsureReward",
     "cyclic_preferences",
     "exact_figures",
