@@ -189,10 +189,8 @@ class Pairs(TensorClass):
         chosen, rejected: [N] int64, rows of the same prompts. The margin is the difference of their scores, where there are any.
         """
         sides = torch.stack([chosen, rejected], dim=1)
-        rows = [
-            {**samples.rows[a], "chosen": _said(samples.rows[a]), "rejected": _said(samples.rows[b])}
-            for a, b in sides.tolist()
-        ]
+        known = list(samples.rows)  # looking rows up one by one in the batch takes a while for each
+        rows = [{**known[a], "chosen": _said(known[a]), "rejected": _said(known[b])} for a, b in sides.tolist()]
         score = getattr(samples, "score", None)
         return trim(
             cls(

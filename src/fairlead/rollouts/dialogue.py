@@ -103,21 +103,22 @@ class Dialogue(SampleRollout, name="dialogue"):
     def _speak(self, policy: ModelGroup, talks: Sequence[Talk]) -> None:
         """A turn of the policy in every dialogue, at whatever turn each of them is."""
         ids, mask = left_pad([talk.prompt_ids + talk.tokens for talk in talks], policy.codec.padding_id)
-        said = torch.tensor([talk.said for talk in talks])
+        turn = torch.tensor([talk.said for talk in talks])
         request = Prompts(
             prompt_ids=ids,
             prompt_mask=mask,
             group=torch.tensor([talk.group for talk in talks]),
-            seed=functional.mix_seeds(torch.tensor([talk.seed for talk in talks]), said),
+            seed=functional.mix_seeds(torch.tensor([talk.seed for talk in talks]), turn),
             rows=row_table([dict(talk.row) for talk in talks]),
             batch_size=[len(talks)],
         )
         found = policy.generate(request, self.sampling)
-        columns = found.tokens, found.logprobs, found.sampling_logprobs
-        for row, talk in enumerate(talks):
-            tokens, logprobs, sampling_logprobs = (column[row][found.mask[row]].tolist() for column in columns)
-            talk.speak(tokens, logprobs, sampling_logprobs, str(found.rows[row]["response"]))
-            if bool(found.truncated[row]):
+        lengths, cut = found.mask.sum(1).tolist(), found.truncated.tolist()
+        columns = [x.tolist() for x in (found.tokens, found.logprobs, found.sampling_logprobs)]
+        for row, (talk, said) in enumerate(zip(talks, list(found.rows), strict=True)):
+            tokens, logprobs, sampling_logprobs = (column[row][: lengths[row]] for column in columns)
+            talk.speak(tokens, logprobs, sampling_logprobs, str(said["response"]))
+            if cut[row]:
                 talk.outcome = "cut"
 
     def _answer(self, policy: ModelGroup, talks: Sequence[Talk]) -> None:
@@ -242,6 +243,6 @@ class Branches(Dialogue, name="branches"):
 
 def _begin(prompts: Prompts) -> list[Talk]:
     """Dialogues in which nothing was said behind the prompt."""
-    columns = prompts.group.tolist(), prompts.seed.tolist(), prompts.rows
+    columns = prompts.group.tolist(), prompts.seed.tolist(), list(prompts.rows)
     ids = [ids[mask].tolist() for ids, mask in zip(prompts.prompt_ids, prompts.prompt_mask, strict=True)]
     return [Talk(dict(row), group, seed, of_row) for group, seed, row, of_row in zip(*columns, ids, strict=True)]

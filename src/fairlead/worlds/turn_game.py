@@ -3,8 +3,8 @@
 Knows: a tiny language, the reward of every dialogue, the exact value of every policy, exact rounds of mirror descent.
 Does not know: how policies are trained; the ordinary stages do that.
 
-The policy says a, b or c; the user repeats it in a capital. The first symbol c looks worst while later turns are still random, and is
-best once they are learned, so whoever judges a first turn by another policy's later turns goes wrong.
+The policy says a, b or c; the user repeats it in a capital. The first symbol c is worth no more than others while later turns are
+random, and is by far the best once they are learned, so whoever judges a first turn by another policy's later turns goes wrong.
 """
 
 from __future__ import annotations
