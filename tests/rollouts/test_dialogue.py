@@ -443,6 +443,39 @@ def test_every_credit_takes_a_mask_with_holes(model: str, tmp_path: Path, fields
         assert row["mismatch"] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.parametrize("part", ["dialogue", "branches"])
+@pytest.mark.parametrize("objective", ["dpo", "rebel"])
+def test_rounds_and_evaluation_take_dialogues(model: str, tmp_path: Path, part: str, objective: str) -> None:
+    data = write_records(tmp_path / "prompts.jsonl", [{"prompt": user("a")}, {"prompt": user("b"), "answers": 1}])
+    rollout = DIALOGUE | {"part": part}
+    learn = {
+        "part": "preference-rounds",
+        "model": model,
+        "prompts": data,
+        "rewards": {"length": {"part": "length", "longest": 3}},
+        "pairing": {"part": "random-pair", "ties": True},
+        "objective": objective,
+        "rollout": rollout,
+        "rounds": 2,
+        "prompts_per_round": 8,
+        "batch_size": 4,
+    }
+    judge = {"models": {"it": "stage:learn"}, "prompts": data, "judges": {"length": {"part": "length", "longest": 3}}}
+    run = run_stages(tmp_path / "run", {"learn": learn, "evaluate": judge | {"rollout": rollout}})
+    rows = [row for row in logged(run.directory, "learn") if "score" in row]
+    assert len(rows) == 2 and all(row["rollout/turns"] > 1 and row["pairs"] > 0 for row in rows)
+    samples = (run.directory / "samples.jsonl").read_text(encoding="utf-8")
+    assert "user: go on" in samples
+
+
+def test_what_a_judge_of_whole_dialogues_reads() -> None:
+    turns = [{"role": "assistant", "content": "A"}, *user("B"), {"role": "assistant", "content": "C"}]
+    row = {"prompt": "plain", "response": "C", "response_turns": turns}
+    assert before_response(row) == [*user("plain"), *turns[:2]]
+    assert before_response(row | {"response_turns": turns[:1]}) == "plain"
+    assert before_response({"prompt": "plain", "response": "x", "turns": ["of the data"]}) == "plain"
+
+
 def test_judges_are_told_whole_dialogues(policy: LocalGroup) -> None:
     told: list[dict[str, Any]] = []
     with policy.watched(told.append):
