@@ -189,6 +189,8 @@ class Pairs(TensorClass):
     """[B, 2, T]: of the policy that the responses were sampled from, where a round of learning begins with it."""
     loss_weight: Tensor = NOT_YET
     """[B]: weights that sum the losses of the pairs to the loss of the whole batch."""
+    present: Tensor | None = None
+    """[B, 2, T] bool or None when it equals `mask`."""
     extras: TensorDict | None = None
     """Further tensors that a part brings, a row each."""
 
@@ -196,25 +198,30 @@ class Pairs(TensorClass):
     def from_samples(cls, samples: Samples | Experience, chosen: Tensor, rejected: Tensor) -> Pairs:
         """Pairs of rows of `samples`, token for token as they were sampled: a response that was cut gets no end.
 
-        chosen, rejected: [N] int64, rows of the same prompts.
+        chosen, rejected: [N] int64, rows of the same prompts. The margin is the difference of their scores, where there are any.
         """
         sides = torch.stack([chosen, rejected], dim=1)
-        rows = [
-            {**samples.rows[a], "chosen": samples.rows[a]["response"], "rejected": samples.rows[b]["response"]}
-            for a, b in sides.tolist()
-        ]
+        known = list(samples.rows)  # looking rows up one by one in the batch takes a while for each
+        rows = [{**known[a], "chosen": _said(known[a]), "rejected": _said(known[b])} for a, b in sides.tolist()]
+        score = getattr(samples, "score", None)
         return trim(
             cls(
                 prompt_ids=samples.prompt_ids[chosen],
                 prompt_mask=samples.prompt_mask[chosen],
                 tokens=samples.tokens[sides],
                 mask=samples.mask[sides],
-                margin=torch.zeros(len(rows)),
+                margin=torch.zeros(len(rows)) if score is None else score[chosen] - score[rejected],
                 weight=torch.ones(len(rows)),
                 rows=row_table(rows),
+                present=None if samples.present is None else samples.present[sides],
                 batch_size=[len(rows)],
             )
         )
+
+
+def _said(row: dict[str, Any]) -> Any:
+    """The response of a row; in a dialogue all that followed the prompt, as messages."""
+    return row.get("response_turns") or row["response"]
 
 
 class Sequences(TensorClass):

@@ -12,7 +12,22 @@ import inspect
 import math
 from typing import Any
 
-__all__ = ["call"]
+__all__ = ["apply", "call", "invoke"]
+
+
+def apply(path: str, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """`module:function` of these arguments and no others."""
+    return _function(path)(*given, **named)
+
+
+def invoke(path: str, given: tuple[Any, ...], columns: dict[str, Any]) -> Any:
+    """`module:function` of what is given in order, with those of `columns` that it can take besides."""
+    function = _function(path)
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    filled = list(parameters)[: len(given)]
+    free = {name: value for name, value in columns.items() if name not in filled}
+    return function(*given, **{name: value for name, value in free.items() if takes_all or name in parameters})
 
 
 def call(path: str, row: dict[str, Any], arguments: dict[str, Any]) -> float:
@@ -20,18 +35,16 @@ def call(path: str, row: dict[str, Any], arguments: dict[str, Any]) -> float:
 
     Raises: whatever the function raises; ValueError when it returns no finite number.
     """
-    module, _, name = path.partition(":")
-    function: Any = importlib.import_module(module)
-    for piece in name.split("."):
-        function = getattr(function, piece)
-    parameters = inspect.signature(function).parameters
-    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    columns = {
-        name: value
-        for name, value in (row | arguments).items()
-        if name not in ("prompt", "response") and (takes_all or name in parameters)
-    }
-    value = float(function(row["prompt"], row["response"], **columns))
+    columns = {name: value for name, value in (row | arguments).items() if name not in ("prompt", "response")}
+    value = float(invoke(path, (row["prompt"], row["response"]), columns))
     if not math.isfinite(value):
         raise ValueError(f"{path} returned {value}")
     return value
+
+
+def _function(path: str) -> Any:
+    module, _, name = path.partition(":")
+    found: Any = importlib.import_module(module)
+    for piece in name.split("."):
+        found = getattr(found, piece)
+    return found

@@ -70,6 +70,13 @@ def test_rules() -> None:
     assert functional.parse_segments([[1, 1], 1], 9) == [3]
 
 
+def test_no_segment_goes_on_beyond_a_gap() -> None:
+    gap = torch.tensor([[True, True, True, False, False, True, True], [False, True, False, True, False, False, False]])
+    whole = functional.fixed_segments(gap, 4)
+    assert whole.tolist() == [[0, 0, 0, -1, -1, 0, 1], [-1, 0, -1, 0, -1, -1, -1]]
+    assert functional.split_at_gaps(whole).tolist() == [[0, 0, 0, -1, -1, 1, 2], [-1, 0, -1, 1, -1, -1, -1]]
+
+
 def test_refusals() -> None:
     for wrong in (lambda: functional.fixed_segments(WHOLE, 0), lambda: functional.length_segments(WHOLE, [[0]])):
         with pytest.raises(ValueError):

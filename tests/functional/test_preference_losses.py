@@ -109,3 +109,56 @@ def test_errors_say_what_is_wrong() -> None:
         functional.bradley_terry(x, x, torch.zeros(3))
     with pytest.raises(ValueError, match="centring"):
         functional.bradley_terry(x, x, centring=-1.0)
+
+
+# -- REBEL --------------------------------------------------------------------------------------------------------------
+
+
+def test_rebel_numbers() -> None:
+    """log-ratios -2.0 - (-2.5) = 0.5 and -3.0 - (-2.8) = -0.2 differ by 0.7."""
+    policy = torch.tensor([[-2.0, -3.0]], dtype=torch.float64)
+    previous = torch.tensor([[-2.5, -2.8]], dtype=torch.float64)
+
+    def loss(difference: float, eta: float, one: torch.Tensor = policy) -> float:
+        return float(functional.rebel(one, previous, torch.tensor([difference], dtype=torch.float64), eta)[0])
+
+    assert float(functional.rebel(policy, previous, torch.zeros(1), 1.0)[1]) == pytest.approx(0.7)
+    assert loss(0.7, 1.0) == pytest.approx(0, abs=1e-12)
+    assert loss(0.0007, 1000.0) == pytest.approx(0, abs=1e-12)
+    assert loss(0.2, 1.0) == pytest.approx(0.25)
+    assert loss(0.0, 5.0, previous) == 0
+    assert loss(0.3, 2.0, previous) == pytest.approx(4 * 0.09)
+    swapped = functional.rebel(policy.flip(1), previous.flip(1), torch.tensor([-0.2]), 1.0)[0]
+    assert float(swapped) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="eta must be positive"):
+        loss(0.1, 0.0)
+
+
+def test_the_gradient_of_rebel_at_the_sampling_policy_is_a_policy_gradient() -> None:
+    logits = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    logp = logits.log_softmax(0)
+    pair, difference, eta = logp[torch.tensor([[1, 3]])], torch.tensor([0.6], dtype=torch.float64), 0.5
+    (found,) = torch.autograd.grad(functional.rebel(pair, pair.detach(), difference, eta)[0].sum(), logits)
+    again = logits.log_softmax(0)
+    (one,) = torch.autograd.grad(again[1] - again[3], logits)
+    torch.testing.assert_close(found, -2 * eta * difference * one)
+
+
+def test_the_minimiser_of_rebel_is_a_step_of_mirror_descent() -> None:
+    previous = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).log_softmax(0)
+    reward = torch.tensor([0.3, -1.0, 0.8, 0.0, 0.5], dtype=torch.float64)
+    often = previous.exp()[:, None] * previous.exp()[None, :]
+    pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+    logits = previous.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14)
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        policy = logits.log_softmax(0)[pairs]
+        losses, _ = functional.rebel(policy, previous[pairs], reward[pairs[:, 0]] - reward[pairs[:, 1]], 2.0)
+        loss = (often.flatten() * losses).sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    torch.testing.assert_close(logits.detach().softmax(0), (previous + 2.0 * reward).softmax(0), atol=1e-6, rtol=0)

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from fairlead.batch import Sequences, row_table
-from fairlead.objectives import DPO, BradleyTerry, CostModel, NegativeLogLikelihood
+from fairlead.objectives import DPO, REBEL, BradleyTerry, CostModel, NegativeLogLikelihood
 from fairlead.runtime import Outputs
 from tiny_batches import pairs
 
@@ -129,3 +129,16 @@ def test_the_cost_model_by_hand() -> None:
         loss(CostModel())
     with pytest.raises(ValueError, match="found 'yes'"):
         loss(CostModel(**names), [{"c": "yes", "r": True}] * 2)
+
+
+def test_rebel_by_hand() -> None:
+    """Log-ratios 1 + 1 = 2 and 0; rewards differ by 1.5 and −0.5."""
+    batch = pairs(CHOSEN, REJECTED, margin=[1.5, -0.5])
+    batch = batch.replace(previous_logprobs=batch.reference_logprobs)
+    outputs = Outputs(logprobs=pairs(*MOVED).reference_logprobs)
+    for eta, expected in ((1.0, (0.25 + 0.25) / 2), (2.0, (1.0 + 1.0) / 2)):
+        loss, metrics = REBEL(eta=eta)(outputs, REBEL().prepare(batch))
+        assert float(loss) == pytest.approx(expected)
+        assert float(metrics["accuracy"]) == 0.75 and float(metrics["statistic"]) == 1.0
+        assert float(metrics["max/statistic"]) == 2.0 and float(metrics["target"]) == eta
+    assert REBEL().needs_previous and not REBEL().needs_reference and REBEL().at_sampling_temperature

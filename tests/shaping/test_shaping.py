@@ -66,6 +66,7 @@ def test_clip_and_missing_end() -> None:
     assert Clip()(scored(-5, 1, 50)).score.tolist() == [-5, 1, 10]
     assert MissingEnd(penalty=0.5)(scored(1, 1, truncated=[True, False])).score.tolist() == [0.5, 1]
     assert MissingEnd()(scored(1, 1, truncated=[True, False])).score.tolist() == [0, 1]
+    assert MissingEnd(penalty=4, replace=True)(scored(3, 1, truncated=[True, False])).score.tolist() == [-4, 1]
     assert Clip().state_dict() == MissingEnd().state_dict() == {}
 
 

@@ -79,6 +79,41 @@ def test_what_the_first_step_of_a_round_is_compared_with(shelf: Path, tmp_path: 
         assert all(abs(loss - log_two) > 1e-3 for loss in losses[1:])
 
 
+REBEL: dict[str, Any] = {
+    "objective": {"part": "rebel", "eta": 2.0},
+    "pairing": {"part": "random-pair", "ties": True},
+    "rollout": {"part": "sample", "n": 2, "sampling": {"maximum_tokens": 4, "temperature": 0.8}},
+}
+
+
+def test_rebel_begins_at_the_squared_difference_of_rewards(shelf: Path, tmp_path: Path) -> None:
+    """At the sampling policy every log-ratio is 0, at the temperature of sampling too: the loss is η² (r − r')², the mean over pairs."""
+    run = run_stages(tmp_path / "run", {"learn": stage(shelf, **REBEL, batch_size=24)})
+    starts = [row for row in logged(run.directory, "learn") if "score" in row]
+    for row in starts:
+        assert row["policy/statistic"] == pytest.approx(0, abs=1e-5)
+        assert row["policy/loss"] >= row["policy/target"] ** 2 > 0
+    assert starts[-1]["score"] > starts[0]["score"]
+
+
+def test_the_regulariser_of_rounds_is_taken_from_the_score(shelf: Path, tmp_path: Path) -> None:
+    """In the first round the policy is the reference; later what has moved away costs something."""
+    free = run_stages(tmp_path / "free", {"learn": stage(shelf, **REBEL, monitors={"same": "constant-for-rounds"})})
+    held = run_stages(
+        tmp_path / "held", {"learn": stage(shelf, **REBEL, regulariser={"part": "kl", "coefficient": 1.0})}
+    )
+    ends = [[row for row in logged(run.directory, "learn") if "score" in row] for run in (free, held)]
+    assert ends[0][0]["score"] == pytest.approx(ends[1][0]["score"], abs=1e-4)
+    assert ends[1][-1]["kl/k1"] < ends[0][-1]["kl/k1"] and ends[1][-1]["kl/coefficient"] == 1.0
+    assert ends[1][-1]["score"] < ends[1][-1]["channel/true"] - 0.5 * ends[1][-1]["kl/k1"]
+
+
+def test_selection_says_what_may_be_paired(shelf: Path, tmp_path: Path) -> None:
+    run = run_stages(tmp_path / "run", {"learn": stage(shelf, selection=["drop-truncated"])})
+    start = logged(run.directory, "learn")[0]
+    assert start["truncated"] > 0 and start["counted_rows"] == pytest.approx(1 - start["truncated"])
+
+
 def test_an_interrupted_round_goes_on_with_its_pairs(
     shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +167,8 @@ def test_a_later_round_without_pairs_passes(shelf: Path, tmp_path: Path, monkeyp
     [
         ({"rollout": {"part": "sample", "n": 1}}, "set rollout.n to 2 or more"),
         ({"rewards": {"true": {"part": "token-world", "weight": 0}}}, "every reward has weight 0"),
+        ({"regulariser": {"part": "kl", "coefficient": 0.1, "place": "loss"}}, "set regulariser.place to reward"),
+        ({"selection": ["policy-filtration"]}, "selection policy-filtration looks at advantages"),
         ({"objective": {"part": "inpo", "eta": 0.1, "tau": 0.2}}, r"tau \(0.2\) must not be above eta \(0.1\)"),
     ],
 )
@@ -188,6 +225,18 @@ def test_a_length_penalty_orders_by_what_is_left() -> None:
 def test_what_cannot_be_told_apart_is_no_pair(pairing: Any) -> None:
     for batch in (experience(["a", "b"], [1.0, 1.0]), experience(["a", "a"], [1.0, 0.0]), experience(["a"], [1.0])):
         assert [len(x) for x in pairing(batch, torch.Generator())] == [0, 0]
+
+
+def test_ties_may_be_kept() -> None:
+    batch = experience(["a", "b"], [1.0, 1.0])
+    assert [len(x) for x in RandomPair(ties=True)(batch, torch.Generator())] == [1, 1]
+
+
+def test_the_margin_of_a_pair_is_the_difference_of_its_scores() -> None:
+    batch = experience(["a", "b"], [0.25, 1.0])
+    pairs = Pairs.from_samples(batch, *RandomPair()(batch, torch.Generator()))
+    assert pairs.margin.tolist() == [0.75]
+    assert Pairs.from_samples(WORLD.batch, torch.tensor([1]), torch.tensor([2])).margin.tolist() == [0.0]
 
 
 def test_ties_are_broken_by_chance() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from fairlead.data import read, to_conversations, to_prompts
-from fairlead.worlds.arithmetic import PAIR_KINDS, answer_pairs, questions, save_questions
+from fairlead.worlds.arithmetic import PAIR_KINDS, answer_pairs, questions, save_questions, with_calculator
 
 SHIPPED = Path(str(resources.files("fairlead"))) / "assets" / "arithmetic"
 
@@ -49,3 +50,13 @@ def test_pairs() -> None:
     for kind in PAIR_KINDS:
         right = [pair.right for pair in pairs if pair.kind == kind]
         assert len(right) == 10 and sum(right) == 5
+
+
+def test_demonstrations_with_a_calculator() -> None:
+    records = {record["kind"]: record for record in reversed(questions()[0])}
+    for kind in ("sum", "half"):
+        made = with_calculator(records[kind])
+        call, result, final = made["messages"][1:]
+        assert call["content"].startswith("[calc(") and result["role"] == "tool"
+        assert final["content"] == f"It is \\boxed{{{result['content']}}}." and "response" not in made
+        assert Fraction(result["content"]) == Fraction(records[kind]["answer"])

@@ -84,7 +84,10 @@ class MacroGAE(Credit, name="macro-gae"):
         )
 
     def segments(self, experience: Experience) -> Tensor:
-        """[B, T]: the macro action of each token, −1 outside the mask; drawn once a rollout."""
+        """[B, T]: the macro action of each token, −1 outside the mask; drawn once a rollout. None goes on beyond a turn of a dialogue."""
+        return functional.split_at_gaps(self._ruled(experience))
+
+    def _ruled(self, experience: Experience) -> Tensor:
         mask = experience.mask
         if self.rule == "fixed":
             return functional.fixed_segments(mask, self.length)

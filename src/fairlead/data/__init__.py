@@ -38,6 +38,8 @@ from fairlead.data.records import (
     PairRecord,
     Prompt,
     PromptRecord,
+    as_messages,
+    before_response,
 )
 from fairlead.data.sampling import SeededSampler, token_budget_batches
 from fairlead.data.source import DataSource, Table, read, sources_within
@@ -62,6 +64,8 @@ __all__ = [
     "TemplateError",
     "TextCodec",
     "TrainOn",
+    "as_messages",
+    "before_response",
     "comparison",
     "comparisons",
     "drop_overlong",

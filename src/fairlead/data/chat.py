@@ -114,6 +114,26 @@ class TextCodec:
         end = self._answer_end(before, whole, messages)
         return self._answer_ids(whole[len(before) : end])
 
+    def encode_reply(self, messages: Sequence[Message], prompt: Prompt, ended: bool = True) -> list[int]:
+        """The ids between a response to `prompt` and the next one, where others spoke in between.
+
+        They hold what the template writes behind the end token of the response, the messages, and the opening of the next response.
+        Where the earlier turns are kept as they were sampled this continues them, since it does not depend on what they say; behind
+        plain text it is the contents of the messages. With `ended` false the response has no end token, and gets one.
+        Raises: TemplateError when the template refuses the messages, or writes an answer otherwise when they follow.
+        """
+        end = [] if ended else [self._end_ids[0]]
+        if isinstance(prompt, str):
+            return end + self._ids("".join(message["content"] for message in messages), first=False)
+        question: list[Message] = [{"role": "user", "content": "?"}]
+        answered = [*question, _assistant(_PROBE)]
+        before, whole = self._render(question, answer_next=True), self._render(answered)
+        behind = self._answer_end(before, whole, answered)
+        longer = self._render([*answered, *messages], answer_next=True)
+        if longer[:behind] != whole[:behind]:
+            raise self._unstable("an answer changes when later turns follow")
+        return end + self._ids(longer[behind:], first=False)
+
     def encode_conversation(
         self, record: ConversationRecord | CompletionRecord, train_on: TrainOn = "assistant"
     ) -> tuple[list[int], list[bool]]:

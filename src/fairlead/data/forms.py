@@ -34,6 +34,7 @@ from fairlead.data.records import (
     PairRecord,
     Prompt,
     PromptRecord,
+    as_messages,
     describe_kind,
 )
 from fairlead.data.source import Table
@@ -63,7 +64,7 @@ def to_prompts(tables: Tables) -> tuple[list[PromptRecord], FilterReport]:
 
 def prompt_key(prompt: Prompt) -> str:
     """The words of a prompt with their roles, the same for a text and for a user's message that says it, whatever the case and blanks."""
-    return "\n".join(f"{m['role']}: {' '.join(m['content'].casefold().split())}" for m in _as_messages(prompt))
+    return "\n".join(f"{m['role']}: {' '.join(m['content'].casefold().split())}" for m in as_messages(prompt))
 
 
 def prompt_keys(table: Table) -> tuple[set[str], int]:
@@ -187,7 +188,7 @@ def _completion_record(record: dict[str, Any], origin: Origin) -> CompletionReco
             raise _missing(record, origin, "'response' or 'completion' beside 'prompt'", "response")
         prompt, response = _prompt(record, origin), _side(record[name], name, origin)
         if isinstance(record[name], list):
-            prompt = _as_messages(prompt)
+            prompt = as_messages(prompt)
         return CompletionRecord(prompt, _filled(response), _others(record, "prompt", name))
     if "messages" in record:
         messages = _messages(record["messages"], "messages", origin)
@@ -234,7 +235,7 @@ def _pair_record(record: dict[str, Any], origin: Origin) -> PairRecord:
         prompt = _prompt(record, origin)
         chosen, rejected = (_side(record[name], name, origin) for name in ("chosen", "rejected"))
         if isinstance(record["chosen"], list) or isinstance(record["rejected"], list):
-            prompt = _as_messages(prompt)
+            prompt = as_messages(prompt)
     _check_sides(chosen, rejected)
     return PairRecord(prompt, chosen, rejected, margin, _others(record, "prompt", "chosen", "rejected", "margin"))
 
@@ -461,11 +462,6 @@ def _side(value: Any, name: str, origin: Origin) -> str:
             f"{origin}: field {name!r}: expected a string or a list with one message, found {describe_kind(value)}"
         )
     return value
-
-
-def _as_messages(prompt: Prompt) -> list[Message]:
-    """A plain prompt beside a response in messages is the user's turn."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def _filled(response: str) -> str:

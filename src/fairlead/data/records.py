@@ -21,6 +21,8 @@ __all__ = [
     "PairRecord",
     "Prompt",
     "PromptRecord",
+    "as_messages",
+    "before_response",
     "describe_kind",
 ]
 
@@ -34,6 +36,17 @@ class Message(TypedDict):
 
 Prompt = str | list[Message]
 """A string is plain text and used without a chat template; messages go through the template."""
+
+
+def as_messages(prompt: Prompt) -> list[Message]:
+    """A prompt as messages; plain text is what a user says."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def before_response(row: dict[str, Any]) -> Prompt:
+    """What stands before the `response` of a row of samples: its prompt, and in a dialogue all turns but the last."""
+    turns = row.get("response_turns") or []
+    return [*as_messages(row["prompt"]), *turns[:-1]] if len(turns) > 1 else row["prompt"]
 
 
 class DataError(ValueError):

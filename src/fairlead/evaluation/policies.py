@@ -177,7 +177,8 @@ def _examples(
         if gains[index] is not None and first != last:
             example["gain"] = gains[index]
         for name, number in here.items():
-            example["responses"][name] = plain_text(rows_by_name[name][number].get("response"))
+            said = rows_by_name[name][number]
+            example["responses"][name] = plain_text(said.get("response_turns") or said.get("response"))
             example["scores"][name] = {
                 channel: float(values[number]) if math.isfinite(values[number]) else None
                 for channel, values in channels_by_name.get(name, {}).items()

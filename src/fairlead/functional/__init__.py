@@ -45,6 +45,7 @@ from fairlead.functional.macro import (
     parse_segments,
     perplexity_segments,
     segment_sum,
+    split_at_gaps,
     spread_segments,
 )
 from fairlead.functional.masks import (
@@ -86,7 +87,7 @@ from fairlead.functional.preference_games import (
     nash_policy,
     win_rates,
 )
-from fairlead.functional.preference_losses import bradley_terry, dpo, inpo
+from fairlead.functional.preference_losses import bradley_terry, dpo, inpo, rebel
 from fairlead.functional.random import mix_seeds, uniform
 from fairlead.functional.shaping import overlong_penalty
 from fairlead.functional.statistics import (
@@ -101,6 +102,7 @@ from fairlead.functional.statistics import (
     total_variation,
     wilson_interval,
 )
+from fairlead.functional.turns import branching_turns
 
 __all__ = [
     "FILTERS",
@@ -116,6 +118,7 @@ __all__ = [
     "bootstrap_interval",
     "bradley_terry",
     "bradley_terry_scores",
+    "branching_turns",
     "broadcast_to_tokens",
     "calibrated_reward",
     "chi_square",
@@ -183,6 +186,7 @@ __all__ = [
     "place_at_last_token",
     "ppo_clip",
     "rank_weights",
+    "rebel",
     "recovery_step",
     "reinforce",
     "reliability_curve",
@@ -196,6 +200,7 @@ __all__ = [
     "slerp",
     "soft_minimum",
     "spearman",
+    "split_at_gaps",
     "spread_segments",
     "student_quantile",
     "tail_bound",

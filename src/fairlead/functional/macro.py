@@ -30,6 +30,7 @@ __all__ = [
     "parse_segments",
     "perplexity_segments",
     "segment_sum",
+    "split_at_gaps",
     "spread_segments",
 ]
 
@@ -81,6 +82,18 @@ def perplexity_segments(logprobs: Tensor, mask: Tensor) -> Tensor:
             torch.cat((own.new_zeros(1), (own[1:] < own[:-1]).to(own.dtype)))[: len(own)].cumsum(0).long()
         )
     return segments
+
+
+def split_at_gaps(segments: Tensor) -> Tensor:
+    """The segments cut wherever the mask has a gap: what others said between two tokens makes them two decisions.
+
+    Shapes: segments [B, T]; returns [B, T], numbered anew.
+    Raises: ValueError when segments is not two-dimensional.
+    """
+    require_dimensions("segments", segments, "BT")
+    begins = segments >= 0
+    begins[:, 1:] &= segments[:, 1:] != segments[:, :-1]
+    return torch.where(segments >= 0, begins.long().cumsum(1) - 1, -1)
 
 
 def parse_segments(tree: object, largest: int) -> list[int]:

@@ -125,3 +125,23 @@ def inpo(policy: Tensor, reference: Tensor, previous: Tensor, eta: float, tau: f
     chosen, rejected = (policy - anchor).unbind(1)
     statistic = chosen - rejected
     return (statistic - 1 / (2 * eta)).square(), statistic
+
+
+def rebel(policy: Tensor, previous: Tensor, reward_difference: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+    """(D - eta (r - r'))^2, which regresses the difference of two log-ratios on the difference of their rewards.
+
+    With D = (log pi(y) - log pi_t(y)) - (log pi(y') - log pi_t(y')). Over pairs of pi_t, and with rewards without noise, the loss is
+    smallest at pi ~ pi_t exp(eta r), a step of mirror descent; with rewards of a dialogue's end at the value of the turn,
+    pi ~ pi_t exp(eta Q). Exchanging the two responses changes nothing. `eta` has the inverse unit of the reward.
+    Source: REBEL (Gao et al. 2024, arXiv 2404.16767), algorithm 1; REFUEL (Gao et al. 2024, arXiv 2410.04612), eq. 4, times eta^2.
+
+    Shapes: log-probabilities [B, 2], reward_difference [B]; returns loss [B] and D [B]. Gradient in the policy's only.
+    Raises: ValueError on other shapes, or eta not positive.
+    """
+    require_dimensions("policy", policy, "B2")
+    require_same_shape(policy=policy, previous=previous)
+    require_dimensions("reward_difference", reward_difference, "B")
+    require_positive("eta", eta)
+    one, other = (policy - previous.detach()).unbind(1)
+    statistic = one - other
+    return (statistic - eta * reward_difference.detach()).square(), statistic

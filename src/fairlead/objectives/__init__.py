@@ -2,7 +2,15 @@
 
 from fairlead.objectives.base import Objective
 from fairlead.objectives.policy import CISPO, FilteredNLL, Mismatch, PolicyGradient, PolicyObjective, PPOClip
-from fairlead.objectives.preference import DPO, INPO, BradleyTerry, CostModel, PreferenceObjective, RewardObjective
+from fairlead.objectives.preference import (
+    DPO,
+    INPO,
+    REBEL,
+    BradleyTerry,
+    CostModel,
+    PreferenceObjective,
+    RewardObjective,
+)
 from fairlead.objectives.supervised import NegativeLogLikelihood, SupervisedObjective
 from fairlead.objectives.value import ValueClip, ValueHuber, ValueObjective
 
@@ -10,6 +18,7 @@ __all__ = [
     "CISPO",
     "DPO",
     "INPO",
+    "REBEL",
     "BradleyTerry",
     "CostModel",
     "FilteredNLL",

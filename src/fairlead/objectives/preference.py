@@ -13,7 +13,7 @@ from fairlead.batch import Pairs
 from fairlead.objectives.base import Loss, Objective
 from fairlead.runtime.forward import Outputs
 
-__all__ = ["DPO", "INPO", "BradleyTerry", "CostModel", "PreferenceObjective", "RewardObjective"]
+__all__ = ["DPO", "INPO", "REBEL", "BradleyTerry", "CostModel", "PreferenceObjective", "RewardObjective"]
 
 
 class _PairObjective(Objective):
@@ -31,6 +31,9 @@ class PreferenceObjective(_PairObjective, slot="preference-objective"):
     @property
     def needs(self) -> tuple[str, ...]:
         return ("logprobs",)
+
+    at_sampling_temperature: ClassVar[bool] = False
+    """Whether all log-probabilities are taken at the temperature of sampling, as theory about the sampling policy wants; else at 1."""
 
     @property
     def needs_reference(self) -> bool:
@@ -135,6 +138,43 @@ class INPO(PreferenceObjective, name="inpo"):
                 "max/statistic": statistic.abs().max(),
                 "logprob_chosen": (weight * logprobs[:, 0]).sum(),
                 "logprob_rejected": (weight * logprobs[:, 1]).sum(),
+            }
+        return (weight * loss).sum(), metrics
+
+
+class REBEL(PreferenceObjective, name="rebel"):
+    """Regress the difference of two responses' log-ratios to the policy that sampled them on the difference of their rewards.
+
+    No critic, no clipping, no reference: one round over many pairs is a step of mirror descent. Which of the two is called chosen does
+    not matter, and pairs of equal reward count, so `random-pair` with `ties` goes with it. With the rollout `branches` this is REFUEL.
+    Choose `eta` so that η times the difference of two rewards is a few nats.
+
+    Source: REBEL (Gao et al. 2024, arXiv 2404.16767), algorithm 1; REFUEL (Gao et al. 2024, arXiv 2410.04612), in the form of the
+    released code, times η².
+    """
+
+    at_sampling_temperature: ClassVar[bool] = True
+
+    eta: float = Field(1.0, gt=0, description="step size, in the inverse unit of the reward")
+
+    @property
+    def needs_reference(self) -> bool:
+        return False
+
+    @property
+    def needs_previous(self) -> bool:
+        return True
+
+    def __call__(self, outputs: Outputs, batch: Pairs) -> Loss:
+        logprobs, weight = outputs.logprobs.sum(-1), batch.loss_weight
+        loss, statistic = functional.rebel(logprobs, batch.previous_logprobs.sum(-1), batch.margin, self.eta)
+        with torch.no_grad():
+            metrics = {
+                # The loss keeps the noise of the rewards; whether the two differences have one sign shows what was learned.
+                "accuracy": (weight * _wins(statistic * batch.margin.sign())).sum(),
+                "statistic": (weight * statistic.abs()).sum(),
+                "max/statistic": statistic.abs().max(),
+                "target": (weight * self.eta * batch.margin.abs()).sum(),
             }
         return (weight * loss).sum(), metrics
 

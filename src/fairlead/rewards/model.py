@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from torch import Tensor
 
 from fairlead.batch import Samples
-from fairlead.data import responses_batch
+from fairlead.data import before_response, responses_batch
 from fairlead.models import ModelSpec
 from fairlead.rewards.base import Reward
 from fairlead.runtime import ModelGroup, Opener
@@ -19,7 +19,7 @@ __all__ = ["ModelReward"]
 class ModelReward(Reward, name="model"):
     """The score of a reward model: a transformer with a scalar head, read at the last token of the response.
 
-    A response that was cut by the length limit is judged as if it ended there, since the model has seen finished texts only;
+    Of a dialogue it judges the whole, read at the end of its last turn. A response that was cut by the length limit is judged as if it ended there, since the model has seen finished texts only;
     the shaping `missing-end` is what makes an unfinished response worse.
 
     Source: Ouyang et al. 2022 (arXiv 2203.02155), section 3.5.
@@ -43,5 +43,7 @@ class ModelReward(Reward, name="model"):
         """Scores the texts with the reward model's own tokenizer, which need not be the policy's."""
         assert self._group is not None, "open the reward before it is asked"
         rows = list(samples.rows)
-        batch = responses_batch([row["prompt"] for row in rows], [row["response"] for row in rows], self._group.codec)
+        batch = responses_batch(
+            [before_response(row) for row in rows], [row["response"] for row in rows], self._group.codec
+        )
         return (self._group.scores(batch) - self.mean) / self.scale

@@ -1,74 +1,29 @@
-"""Rewards that are found in worker processes: one pool for all of them, which works while responses are still sampled.
+"""Rewards that are found in worker processes, which work while responses are still sampled.
 
-Knows: processes, time-outs, what was begun early.
-Does not know: what is checked.
+Knows: what was begun early, how failures are counted.
+Does not know: what is checked, how processes are kept.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import sys
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable
-from concurrent.futures import TimeoutError as FutureTimeout
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from fairlead.batch import Samples
+from fairlead.pool import Failure, Pool, wait
 from fairlead.rewards.base import Reward
 from fairlead.runtime import Opener
 
-__all__ = ["Pool", "PooledReward", "column"]
+__all__ = ["PooledReward", "column"]
 
 logger = logging.getLogger(__name__)
-
-
-class Pool:
-    """Worker processes that all rewards with the same number of workers share; the last to leave ends them.
-
-    Workers find modules where this process found them when they were started, so rewards that came after a change of
-    the path or of the working directory have a pool of their own.
-    """
-
-    _running: ClassVar[dict[tuple[Any, ...], Pool]] = {}
-
-    @classmethod
-    def share(cls, workers: int) -> Pool:
-        """The pool of so many workers (0: one for every core up to 4); ends with as many calls of `leave`."""
-        workers = workers or min(os.cpu_count() or 1, 4)
-        key = (workers, Path.cwd(), *sys.path)
-        pool = cls._running.get(key)
-        if pool is None:
-            pool = cls._running[key] = cls(workers, key)
-        pool._users += 1
-        return pool
-
-    def __init__(self, workers: int, key: tuple[Any, ...]) -> None:
-        from pebble import ProcessPool
-
-        # Never fork: this process has threads of torch, and a child would inherit their locks.
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        self._processes = ProcessPool(max_workers=workers, context=multiprocessing.get_context(method))
-        self._key, self._users = key, 0
-
-    def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout: float) -> Any:
-        """A future of `function(*arguments)`, whose process is killed after `timeout` seconds of work."""
-        return self._processes.schedule(function, args=arguments, timeout=timeout)
-
-    def leave(self) -> None:
-        """One reward less."""
-        self._users -= 1
-        if self._users == 0:
-            del self._running[self._key]
-            self._processes.stop()
-            self._processes.join()
 
 
 class PooledReward(Reward):
@@ -142,12 +97,13 @@ class PooledReward(Reward):
         self._begun.clear()
 
     def _result(self, future: Any) -> float:
-        try:
-            return float(future.result())
-        except FutureTimeout:
-            self._fail("timeouts", f"took longer than {self.timeout:g} seconds")
-        except (Exception, SystemExit) as error:  # code that people write also exits
-            self._fail("errors", f"{type(error).__name__}: {error}")
+        found = wait(future, self.timeout)
+        if not isinstance(found, Failure):
+            try:
+                return float(found)
+            except (TypeError, ValueError) as error:
+                found = Failure("error", f"{type(error).__name__}: {error}")
+        self._fail(f"{found.kind}s", found.reason)
         return float("nan")
 
     def _fail(self, kind: str, reason: str) -> None:

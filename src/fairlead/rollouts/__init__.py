@@ -1,25 +1,44 @@
-"""Rollouts: how a policy is asked for responses."""
+"""Rollouts: how a policy is asked for responses, and who answers it in a dialogue."""
 
 from fairlead.rollouts.base import Rollout
 from fairlead.rollouts.baseline import WithBaseline
 from fairlead.rollouts.collection import Collection, Lagged, Once, Refill
+from fairlead.rollouts.dialogue import Branches, Dialogue
+from fairlead.rollouts.environments import (
+    Environment,
+    FunctionEnvironment,
+    ModelUser,
+    RecordedTurns,
+    Reply,
+    Tools,
+)
 from fairlead.rollouts.opponents import AveragedPolicy, MixedPolicy, Opponent, PastPolicy
 from fairlead.rollouts.sample import AgainstOpponent, GreedyBaseline, SampleRollout
+from fairlead.rollouts.talk import Talk
 from fairlead.rollouts.tasks import RolloutByTask
 
 __all__ = [
     "AgainstOpponent",
     "AveragedPolicy",
+    "Branches",
     "Collection",
+    "Dialogue",
+    "Environment",
+    "FunctionEnvironment",
     "GreedyBaseline",
     "Lagged",
     "MixedPolicy",
+    "ModelUser",
     "Once",
     "Opponent",
     "PastPolicy",
+    "RecordedTurns",
     "Refill",
+    "Reply",
     "Rollout",
     "RolloutByTask",
     "SampleRollout",
+    "Talk",
+    "Tools",
     "WithBaseline",
 ]

@@ -42,6 +42,10 @@ class Rollout(Part, slot="rollout"):
     def learned(self, policy: ModelGroup) -> None:
         """The policy has learned from a rollout: called once at the end of each step."""
 
+    def metrics(self) -> dict[str, float]:
+        """What the rollout wants to report of its last call (how dialogues ended, say)."""
+        return {}
+
     @property
     def temperature(self) -> float:
         """The temperature at which training computes log-probabilities; that of the sampler where it makes sense."""

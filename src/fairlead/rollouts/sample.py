@@ -29,7 +29,11 @@ class SampleRollout(Rollout, name="sample"):
     sampling: Sampling = Field(default_factory=Sampling, description="temperature, filters, limits")
 
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
-        return policy.generate(_requests(prompts, range(self.n)), self.sampling)
+        return policy.generate(self.requests(prompts), self.sampling)
+
+    def requests(self, prompts: Prompts) -> Prompts:
+        """Each prompt n times, with a seed of its own."""
+        return _requests(prompts, range(self.n))
 
     @property
     def temperature(self) -> float:

@@ -68,6 +68,9 @@ class RolloutByTask(Rollout, name="by-task"):
         for part in self._all:
             part.learned(policy)
 
+    def metrics(self) -> dict[str, float]:
+        return {f"{task}/{name}": value for task, part in self.tasks.items() for name, value in part.metrics().items()}
+
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
         drawn = [
             self.tasks.get(task, self.others or self._all[0])(policy, take(prompts, rows))

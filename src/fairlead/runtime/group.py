@@ -194,13 +194,13 @@ class ModelGroup(ABC):
         """Write an ordinary Hugging Face checkpoint with its tokenizer."""
 
     @contextmanager
-    def watched(self, watcher: Watcher) -> Iterator[None]:
+    def watched(self, watcher: Watcher | None) -> Iterator[None]:
         """While this is open, `watcher` is told rows as `generate` finishes them, on back ends that know before the end."""
-        self.watcher = watcher
+        before, self.watcher = self.watcher, watcher
         try:
             yield
         finally:
-            self.watcher = None
+            self.watcher = before
 
     def close(self) -> None:  # noqa: B027 - a group in this process has nothing to give back
         """Give back processes and memory; the group cannot be used afterwards."""

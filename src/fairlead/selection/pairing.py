@@ -75,6 +75,9 @@ class RandomPair(Pairing, name="random-pair"):
     """
 
     labels: Literal["hard", "sampled"] = Field("hard", description="the higher score wins, or wins by chance")
+    ties: bool = Field(
+        False, description="keep two of equal score, for losses that regress the difference; else they are no pair"
+    )
 
     def pair(self, experience: Experience, rows: Tensor, generator: torch.Generator) -> tuple[int, int] | None:
         first, second = int(rows[0]), int(rows[1])
@@ -86,9 +89,9 @@ class RandomPair(Pairing, name="random-pair"):
                 )
             won = float(torch.rand(1, generator=generator)) < (1 + difference) / 2
             return (first, second) if won else (second, first)
-        if difference == 0:
+        if difference == 0 and not self.ties:
             return None
-        return (first, second) if difference > 0 else (second, first)
+        return (first, second) if difference >= 0 else (second, first)
 
 
 def _response(experience: Experience, row: int) -> list[int]:

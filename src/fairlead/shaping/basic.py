@@ -29,13 +29,16 @@ class Clip(Shaping, name="clip"):
 class MissingEnd(Shaping, name="missing-end"):
     """Subtract a penalty from responses that were cut by the length limit.
 
-    Source: Huang et al. 2024 (arXiv 2403.17031), detail 4.
+    Source: Huang et al. 2024 (arXiv 2403.17031), detail 4; in place of the score: REBEL (Gao et al. 2024, arXiv 2404.16767), with 1, and
+    REFUEL (Gao et al. 2024, arXiv 2410.04612), with 10.
     """
 
     penalty: float = Field(1.0, ge=0, description="taken from the score of a truncated response")
+    replace: bool = Field(False, description="put −penalty in place of the score")
 
     def __call__(self, experience: Experience) -> Experience:
-        return experience.replace(score=experience.score - self.penalty * experience.truncated.float())
+        kept = torch.zeros_like(experience.score) if self.replace else experience.score
+        return experience.replace(score=torch.where(experience.truncated, kept - self.penalty, experience.score))
 
 
 class Overlong(Shaping, name="overlong"):

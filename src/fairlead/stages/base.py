@@ -11,12 +11,22 @@ from torch import Tensor
 
 from fairlead.batch import Batch
 from fairlead.data import DataError, DataSource, FilterReport, drop_overlong
+from fairlead.evaluation import plain_text
 from fairlead.models import ModelSpec
 from fairlead.parts import Part, parts_within
 from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup
 
-__all__ = ["EvenSources", "Model", "Sources", "Stage", "fitting_prompts", "open_reference", "reference_logprobs"]
+__all__ = [
+    "EvenSources",
+    "Model",
+    "Sources",
+    "Stage",
+    "fitting_prompts",
+    "open_reference",
+    "reference_logprobs",
+    "shown_response",
+]
 
 Model = Annotated[ModelSpec, BeforeValidator(ModelSpec.coerce)]
 """A model in a recipe: its path, or a mapping."""
@@ -75,6 +85,11 @@ def reference_logprobs(
     if reference is None:
         return policy.token_logprobs(batch, temperature, reference=True)
     return reference.token_logprobs(batch, temperature)
+
+
+def shown_response(row: dict[str, Any]) -> str:
+    """The response of a row of samples as people read it; of a dialogue all turns behind the prompt."""
+    return plain_text(row.get("response_turns") or row["response"])
 
 
 def fitting_prompts(

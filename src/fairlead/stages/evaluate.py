@@ -21,7 +21,7 @@ from fairlead.rewards import Reward
 from fairlead.rollouts import Rollout, SampleRollout
 from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup
-from fairlead.stages.base import EvenSources, Stage
+from fairlead.stages.base import EvenSources, Stage, shown_response
 
 __all__ = ["Evaluate"]
 
@@ -72,7 +72,7 @@ class Evaluate(Stage, name="evaluate"):
             if start == 0:
                 shown = answers.rows[name][:8]
                 run.log_samples(
-                    0, [{"model": name, "prompt": row["prompt"], "response": row["response"]} for row in shown]
+                    0, [{"model": name, "prompt": row["prompt"], "response": shown_response(row)} for row in shown]
                 )
             run.run.console.step(step, {})
 

@@ -32,7 +32,15 @@ from fairlead.runs import StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
 from fairlead.selection import Selection
 from fairlead.shaping import Shaping
-from fairlead.stages.base import Model, Sources, Stage, fitting_prompts, open_reference, reference_logprobs
+from fairlead.stages.base import (
+    Model,
+    Sources,
+    Stage,
+    fitting_prompts,
+    open_reference,
+    reference_logprobs,
+    shown_response,
+)
 from fairlead.stages.rehearsal import Rehearsal
 
 __all__ = ["Online"]
@@ -276,6 +284,7 @@ class Online(Stage, name="online"):
         for prompts in batches:
             with run.phase("rollout"):
                 samples = self._roll_out(models.policy, prompts, looking)
+                metrics |= {f"rollout/{name}": value for name, value in self.rollout.metrics().items()}
             with run.phase("judge"):
                 experience = self._weigh(self._judge(samples, models, metrics))
                 if looking:
@@ -447,6 +456,6 @@ def _describe(experience: Experience) -> dict[str, float]:
 def _texts(experience: Experience, limit: int = 4) -> list[dict[str, Any]]:
     rows = list(experience.rows)[:limit]
     return [
-        {"prompt": row["prompt"], "response": row["response"], "score": float(experience.score[index])}
+        {"prompt": row["prompt"], "response": shown_response(row), "score": float(experience.score[index])}
         for index, row in enumerate(rows)
     ]

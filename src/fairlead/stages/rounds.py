@@ -16,12 +16,14 @@ from pydantic import Field, model_validator
 from fairlead import functional
 from fairlead.batch import NOT_YET, Experience, Pairs, Samples, row_table, take
 from fairlead.data import SeededSampler, prompts_batch, to_prompts
+from fairlead.evaluation import plain_text
 from fairlead.objectives import DPO, PreferenceObjective
+from fairlead.regularisers import KL, Regulariser
 from fairlead.rewards import Reward, combine
 from fairlead.rollouts import Rollout, SampleRollout
 from fairlead.runs import RunError, StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
-from fairlead.selection import BestWorst, Pairing
+from fairlead.selection import BestWorst, Pairing, Selection
 from fairlead.shaping import Shaping
 from fairlead.stages.base import Model, Sources, Stage, fitting_prompts, open_reference, reference_logprobs
 
@@ -33,13 +35,14 @@ _HEADLINE = ("round", "score", "best_score", "policy/loss", "policy/accuracy", "
 
 
 class PreferenceRounds(Stage, name="preference-rounds"):
-    """Online preference learning in rounds: iterative DPO, or INPO by choice of the objective.
+    """Online preference learning in rounds: iterative DPO, or INPO, REBEL, REFUEL by choice of parts.
 
     In every round the policy answers new prompts several times, the rewards (or a preference between two, through the reward
     `win-rate`) judge the answers, a pair of each prompt is kept, and the policy learns from the pairs before it samples again.
     Some pairs of every round are written to the samples of the run.
 
-    Source: Dong et al. 2024 (RLHF Workflow, arXiv 2405.07863), algorithm 1; INPO: Zhang et al. 2024 (arXiv 2407.00617), algorithm 1.
+    Source: Dong et al. 2024 (RLHF Workflow, arXiv 2405.07863), algorithm 1; INPO: Zhang et al. 2024 (arXiv 2407.00617), algorithm 1;
+    REBEL: Gao et al. 2024 (arXiv 2404.16767), algorithm 1; REFUEL: Gao et al. 2024 (arXiv 2410.04612), algorithm 1.
     """
 
     model: Model = Field(description="the policy to begin with")
@@ -55,6 +58,11 @@ class PreferenceRounds(Stage, name="preference-rounds"):
     )
     rollout: Rollout = Field(default_factory=lambda: SampleRollout(n=8), description="how responses are drawn")
     shaping: list[Shaping] = Field(default_factory=list, description="what becomes of the score, in order")
+    selection: list[Selection] = Field(default_factory=list, description="which responses may be paired, in order")
+    regulariser: Regulariser = Field(
+        default_factory=lambda: KL(coefficient=0.0),
+        description="a KL to the reference that is subtracted from the score, for objectives that have no reference of their own",
+    )
     pairing: Pairing = Field(default_factory=BestWorst, description="which two responses to a prompt are compared")
     objective: PreferenceObjective = Field(default_factory=DPO, description="the loss on pairs")
     optimiser: OptimiserSpec = Field(
@@ -89,6 +97,11 @@ class PreferenceRounds(Stage, name="preference-rounds"):
                 )
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError("every reward has weight 0, so no response is better; judges belong in `monitors`")
+        if self.regulariser.loss_coefficient:
+            raise ValueError("a loss on pairs has no KL term: set regulariser.place to reward")
+        late = next((selection for selection in self.selection if selection.after_credit), None)
+        if late is not None:
+            raise ValueError(f"selection {late.part_name} looks at advantages, which there are none of here")
         return self
 
     def run(self, run: StageRun) -> dict[str, Any]:
@@ -98,6 +111,9 @@ class PreferenceRounds(Stage, name="preference-rounds"):
         self.rollout.open(run, self.model, reference)
         for name, source in (self.rewards | self.monitors).items():
             source.open(run, name)
+        # What an objective says of the policy that sampled holds at the temperature of sampling.
+        temperature = self.rollout.temperature if self.objective.at_sampling_temperature else 1.0
+        objective = self.objective.at_temperature(temperature)
         records, report, longest = fitting_prompts(
             policy,
             *to_prompts([run.read(source) for source in self.prompts]),
@@ -118,19 +134,20 @@ class PreferenceRounds(Stage, name="preference-rounds"):
                 with run.phase("rollout"):
                     chosen = [records[index] for index in prompts.next()]
                     samples = self._sample(policy, chosen, longest, run.seed + number)
+                    metrics |= {f"rollout/{name}": value for name, value in self.rollout.metrics().items()}
                 with run.phase("judge"):
-                    experience = self._judge(samples)
-                    metrics |= self._describe(experience) | self._ask(samples)
+                    experience = self._judge(samples, policy, reference)
+                    metrics |= self._describe(experience) | self._ask(samples) | self.regulariser.observe(experience)
                     pairs = self._pairs(experience, number, run.seed + number)
                     metrics |= {"pairs": len(pairs), "dropped_prompts": self.prompts_per_round - len(pairs)}
                 with run.phase("reference"):
-                    current.pairs = self._with_anchors(pairs, policy, reference)
+                    current.pairs = self._with_anchors(pairs, policy, reference, temperature)
                     metrics |= self._divergence(experience, policy, reference)
                 run.log_samples(step, _texts(pairs))
             if len(current.pairs):
                 with run.phase("update"):
                     batch = current.minibatch(self.batch_size, place, run.seed + number)
-                    learned = policy.update(batch, self.objective)
+                    learned = policy.update(batch, objective)
                 metrics |= {f"policy/{name}": value for name, value in learned.items()}
             run.log(step, metrics, _HEADLINE)
         return run.finish({"steps": self.rounds * steps, "rounds": self.rounds}, policy)
@@ -142,9 +159,14 @@ class PreferenceRounds(Stage, name="preference-rounds"):
         batch = prompts_batch(records, policy.codec, seed, maximum=longest, overlong="truncate_left")
         return self.rollout(policy, batch)
 
-    def _judge(self, samples: Samples) -> Experience:
+    def _judge(self, samples: Samples, policy: ModelGroup, reference: ModelGroup | None) -> Experience:
         """Every response with its score; one that is empty or could not be judged takes no part."""
         experience = Experience.from_samples(samples)
+        if self.regulariser.needs_reference:
+            temperature = self.rollout.temperature
+            experience = experience.replace(logprobs=policy.token_logprobs(experience, temperature))
+            logprobs = reference_logprobs(policy, reference, experience, temperature)
+            experience = experience.replace(reference_logprobs=logprobs)
         for name, source in self.rewards.items():
             experience.channels[name] = source.ask(samples)
         score = combine(dict(experience.channels.items()), self.rewards)
@@ -154,7 +176,9 @@ class PreferenceRounds(Stage, name="preference-rounds"):
         )
         for shaping in self.shaping:
             experience = shaping(experience)
-        return experience
+        for selection in self.selection:
+            experience = selection(experience)
+        return experience.replace(score=experience.score - self.regulariser.penalty(experience).sum(1))
 
     def _describe(self, experience: Experience) -> dict[str, float]:
         """What the round found: all responses, the best one of each prompt, and how far length explains the score."""
@@ -205,16 +229,18 @@ class PreferenceRounds(Stage, name="preference-rounds"):
             logger.warning("%s; nothing is learned in it", reason)
         return Pairs.from_samples(experience, chosen, rejected)
 
-    def _with_anchors(self, pairs: Pairs, policy: ModelGroup, reference: ModelGroup | None) -> Pairs:
+    def _with_anchors(
+        self, pairs: Pairs, policy: ModelGroup, reference: ModelGroup | None, temperature: float
+    ) -> Pairs:
         """The log-probabilities that stay fixed during the round."""
         if not len(pairs):
             return pairs
         if self.objective.needs_previous or self.anchor == "previous":
-            pairs = pairs.replace(previous_logprobs=policy.token_logprobs(pairs))
+            pairs = pairs.replace(previous_logprobs=policy.token_logprobs(pairs, temperature))
         if self.anchor == "previous":
             return pairs.replace(reference_logprobs=pairs.previous_logprobs)
         if self.objective.needs_reference:
-            pairs = pairs.replace(reference_logprobs=reference_logprobs(policy, reference, pairs))
+            pairs = pairs.replace(reference_logprobs=reference_logprobs(policy, reference, pairs, temperature))
         return pairs
 
     def _divergence(self, experience: Experience, policy: ModelGroup, reference: ModelGroup | None) -> dict[str, float]:
@@ -251,4 +277,7 @@ class _Round:
 
 def _texts(pairs: Pairs, limit: int = 4) -> list[dict[str, Any]]:
     rows = [pairs.rows[index] for index in range(min(limit, len(pairs)))]
-    return [{"prompt": row["prompt"], "response": row["chosen"], "rejected": row["rejected"]} for row in rows]
+    return [
+        {"prompt": row["prompt"], "response": plain_text(row["chosen"]), "rejected": plain_text(row["rejected"])}
+        for row in rows
+    ]

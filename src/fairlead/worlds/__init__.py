@@ -5,16 +5,20 @@ from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, ex
 from fairlead.worlds.flawed import FlawedReward, HackableReward
 from fairlead.worlds.hackable import HackableWorldReward, hackable
 from fairlead.worlds.token_world import TokenWorld
+from fairlead.worlds.turn_game import Echo, TurnGame, TurnGameReward
 
 __all__ = [
     "CyclicOracle",
     "CyclicScore",
+    "Echo",
     "ExactGap",
     "FlawedReward",
     "HackableReward",
     "HackableWorldReward",
     "TokenWorld",
     "TokenWorldReward",
+    "TurnGame",
+    "TurnGameReward",
     "UnsureReward",
     "cyclic_preferences",
     "exact_figures",

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["PAIR_KINDS", "AnswerPair", "answer_pairs", "questions", "save_questions"]
+from fairlead.checks.calculator import calculate
+
+__all__ = ["PAIR_KINDS", "AnswerPair", "answer_pairs", "questions", "save_questions", "with_calculator"]
 
 
 # -- questions -----------------------------------------------------------------------------------------------------------
@@ -37,6 +40,21 @@ def save_questions(folder: Path) -> None:
     for name, records in zip(("train", "validation"), questions(), strict=True):
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def with_calculator(record: dict[str, Any]) -> dict[str, Any]:
+    """A sum or a half whose demonstration asks a calculator first, in brackets: `[calc(15 + 17)]`."""
+    question = record["prompt"][-1]["content"]
+    numbers = re.findall(r"\d+", question)
+    expression = f"{numbers[0]} + {numbers[1]}" if record["kind"] == "sum" else f"{numbers[0]} / 2"
+    found = calculate(expression)
+    said = [
+        {"role": "assistant", "content": f"[calc({expression})]"},
+        {"role": "tool", "content": found},
+        {"role": "assistant", "content": f"It is \\boxed{{{found}}}."},
+    ]
+    others = {name: value for name, value in record.items() if name not in ("prompt", "response")}
+    return {**others, "messages": [*record["prompt"], *said]}
 
 
 def _record(kind: str, question: str, answer: str, form: str) -> dict[str, Any]:
