@@ -48,6 +48,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "objective": {"part": "ppo-clip", "clip_high": 0.28, "mismatch": {}},
     },
     "cispo": {"credit": "group-relative", "objective": "cispo"},
+    "latr": {
+        "credit": "group-relative",
+        "rollout": {
+            "part": "lookahead-tree",
+            "n": 4,
+            "sampling": {"maximum_tokens": 4},
+            "tree": {"least_probability": 0.0, "largest_gap": 1.0, "lookahead": [1]},
+            "schedule": {0: 1.0, 2: 0.5},
+        },
+    },
     "ppo-max": {
         "credit": {"part": "gae", "whiten": False},
         "shaping": ["normalise", {"part": "clip", "limit": 0.8}],
@@ -118,6 +128,13 @@ def test_the_sampler_knows_the_old_log_probabilities(shelf: Path, tmp_path: Path
     for name, weight in ends[2].items():
         torch.testing.assert_close(ends[0][name], weight, atol=1e-5, rtol=0)
         assert torch.equal(ends[0][name], ends[1][name])
+
+
+def test_every_part_is_told_the_step_and_a_rollout_reports(shelf: Path, tmp_path: Path) -> None:
+    rows = logged(run_stages(tmp_path / "run", online(shelf, **METHODS["latr"])).directory, "online")
+    assert [row["rollout/tree_share"] for row in rows] == [1.0, 0.5]
+    assert 3.0 <= rows[0]["rollout/saturation_length"] <= 4.0  # four branches, older than one token
+    assert rows[0]["distinct"] > 0.5
 
 
 def test_weights_against_the_sampler_need_another_pass() -> None:

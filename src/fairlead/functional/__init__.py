@@ -76,6 +76,7 @@ from fairlead.functional.policy_losses import (
 from fairlead.functional.preference_games import exploitability, mirror_descent_step, nash_policy, win_rates
 from fairlead.functional.preference_losses import bradley_terry, dpo, inpo
 from fairlead.functional.random import mix_seeds, uniform
+from fairlead.functional.sequences import edit_distance, rouge_l, suffix_overlap
 from fairlead.functional.shaping import overlong_penalty
 from fairlead.functional.statistics import (
     area_under_curve,
@@ -112,6 +113,7 @@ __all__ = [
     "dpo",
     "drop_and_rescale",
     "dual_ascent",
+    "edit_distance",
     "elect_and_average",
     "entropy",
     "entropy_gate",
@@ -165,6 +167,7 @@ __all__ = [
     "reliability_curve",
     "remax",
     "repeated_ngrams",
+    "rouge_l",
     "running_mean",
     "segment_sum",
     "sequence_ratio",
@@ -175,6 +178,7 @@ __all__ = [
     "spearman",
     "spread_segments",
     "student_quantile",
+    "suffix_overlap",
     "tail_bound",
     "token_logprobs",
     "token_logprobs_and_entropy",

@@ -2,7 +2,18 @@
 
 from fairlead.generation.engine import ContextError, Watcher, generate
 from fairlead.generation.filters import choose, filtered_logits
-from fairlead.generation.sampling import Sampling
+from fairlead.generation.sampling import Sampling, Tree, TreeSampling
 from fairlead.generation.vllm import VllmSampler, VllmSpec
 
-__all__ = ["ContextError", "Sampling", "VllmSampler", "VllmSpec", "Watcher", "choose", "filtered_logits", "generate"]
+__all__ = [
+    "ContextError",
+    "Sampling",
+    "Tree",
+    "TreeSampling",
+    "VllmSampler",
+    "VllmSpec",
+    "Watcher",
+    "choose",
+    "filtered_logits",
+    "generate",
+]

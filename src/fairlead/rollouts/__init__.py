@@ -2,6 +2,7 @@
 
 from fairlead.rollouts.base import Rollout
 from fairlead.rollouts.collection import Collection, Once, Refill
+from fairlead.rollouts.lookahead import LookaheadTree
 from fairlead.rollouts.sample import GreedyBaseline, SampleRollout
 
-__all__ = ["Collection", "GreedyBaseline", "Once", "Refill", "Rollout", "SampleRollout"]
+__all__ = ["Collection", "GreedyBaseline", "LookaheadTree", "Once", "Refill", "Rollout", "SampleRollout"]

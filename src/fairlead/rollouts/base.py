@@ -26,6 +26,10 @@ class Rollout(Part, slot="rollout"):
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
         """Samples for `prompts`, rows of one prompt next to each other and with the same `group`."""
 
+    def metrics(self) -> dict[str, float]:
+        """What the rollout wants to report of its last call."""
+        return {}
+
     @property
     def temperature(self) -> float:
         """The temperature at which training computes log-probabilities; that of the sampler where it makes sense."""

@@ -27,10 +27,13 @@ class SampleRollout(Rollout, name="sample"):
     sampling: Sampling = Field(default_factory=Sampling, description="temperature, filters, limits")
 
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
+        return policy.generate(self.requests(prompts), self.sampling)
+
+    def requests(self, prompts: Prompts) -> Prompts:
+        """Each prompt n times, with a seed for each response."""
         requests = repeat_rows(prompts, self.n)
         copies = requests.group.new_tensor(range(self.n)).repeat(prompts.batch_size[0])
-        seeds = functional.mix_seeds(requests.seed, copies)
-        return policy.generate(requests.replace(seed=seeds), self.sampling)
+        return requests.replace(seed=functional.mix_seeds(requests.seed, copies))  # type: ignore[no-any-return]
 
     @property
     def temperature(self) -> float:

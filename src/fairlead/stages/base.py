@@ -53,6 +53,11 @@ class Stage(Part, slot="stage"):
         for path, part in parts_within(self):
             run.keep(f"parts/{path}", part)
 
+    def at_step(self, step: int) -> None:
+        """Tell every part of the stage, however deep, which step begins."""
+        for _, part in parts_within(self):
+            part.at_step(step)
+
     @abstractmethod
     def run(self, run: StageRun) -> dict[str, Any]:
         """Do the work (from the last checkpoint on) and return what `StageRun.finish` wrote."""

@@ -3,15 +3,20 @@
 from fairlead.worlds.cyclic import CyclicOracle, cyclic_preferences
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
 from fairlead.worlds.flawed import FlawedReward
+from fairlead.worlds.plans import PlanProbability, PlanReward, PlanWorld, plan_of
 from fairlead.worlds.token_world import TokenWorld
 
 __all__ = [
     "CyclicOracle",
     "ExactGap",
     "FlawedReward",
+    "PlanProbability",
+    "PlanReward",
+    "PlanWorld",
     "TokenWorld",
     "TokenWorldReward",
     "UnsureReward",
     "cyclic_preferences",
     "exact_figures",
+    "plan_of",
 ]
