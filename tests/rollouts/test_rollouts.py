@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fairlead.data import PromptRecord, prompts_batch
 from fairlead.models import ModelSpec
-from fairlead.rollouts import GreedyBaseline, LookaheadTree, SampleRollout
+from fairlead.rollouts import GreedyBaseline, LookaheadTree, SampleRollout, ThinkRollout
 from fairlead.runtime import GroupSpec, LocalGroup
 from tiny_models import save_tiny_model
 
@@ -116,3 +116,33 @@ def test_the_whole_group_as_a_tree(policy: LocalGroup) -> None:
     assert len({tuple(row) for row in samples.tokens[:4, :3].tolist()}) == 4
     assert rollout.metrics()["tree_share"] == 1.0 and samples.seed.tolist() == draw(policy, n=4).seed.tolist()
     assert rollout.logprobs(samples) is not None
+
+
+def think(policy: LocalGroup, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> tuple[ThinkRollout, Any]:
+    """What the policy would have drawn, with delimiters written into three of four responses."""
+    prompts = prompts_batch([PromptRecord(text, {}) for text in ("ab", "c")], policy.codec, 1)
+    drawn = SampleRollout(n=2, sampling={"maximum_tokens": 12, "minimum_tokens": 12})(policy, prompts)
+    mark = policy.codec.tokenizer.encode("</t>", add_special_tokens=False)
+    assert len(mark) == 4  # a byte a token
+    for row, place in ((0, 3), (1, 0), (3, 8)):
+        drawn.tokens[row, place : place + 4] = torch.tensor(mark)
+    monkeypatch.setattr(policy, "generate", lambda prompts, sampling: drawn)
+    rollout = ThinkRollout(n=2, delimiter="</t>", **fields)
+    return rollout, rollout(policy, prompts)
+
+
+def test_thoughts_are_told_from_answers(policy: LocalGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollout, samples = think(policy, monkeypatch)
+    assert samples.mask.all() and samples.present is None
+    assert rollout.metrics() == {
+        "thought_length": pytest.approx((7 + 4 + 12) / 3),
+        "answer_length": pytest.approx((5 + 8 + 0) / 3),
+        "without_answer": 0.25,
+    }
+
+
+def test_answers_alone_may_be_learned(policy: LocalGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, samples = think(policy, monkeypatch, learn="answer")
+    assert samples.mask.sum(1).tolist() == [5, 8, 0, 0] and samples.present.all()
+    assert samples.mask[0].tolist() == [False] * 7 + [True] * 5
+    assert not samples.logprobs[~samples.mask].any() and not samples.sampling_logprobs[~samples.mask].any()

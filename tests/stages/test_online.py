@@ -137,6 +137,33 @@ def test_every_part_is_told_the_step_and_a_rollout_reports(shelf: Path, tmp_path
     assert rows[0]["distinct"] > 0.5
 
 
+def test_a_view_without_a_delimiter_is_no_view(shelf: Path, tmp_path: Path) -> None:
+    """Behind the view, with a rollout that looks for thoughts and finds none, the run is the plain one, bit for bit."""
+    sampled = {"n": 4, "sampling": {"maximum_tokens": 4}}
+    view = {"part": "answer", "delimiter": None, "strict": True, "reward": {"part": "test-share-of"}}
+    plain = run_stages(tmp_path / "plain", online(shelf, credit="group-relative", rollout=sampled))
+    seen = run_stages(
+        tmp_path / "seen",
+        online(shelf, credit="group-relative", rollout=sampled | {"part": "think"}, rewards={"share": view}),
+    )
+    rows = [logged(run.directory, "online") for run in (plain, seen)]
+    assert [{key: row[key] for key in rows[0][0]} for row in rows[1]] == rows[0]
+    assert rows[1][0]["reward/share/malformed"] == 0.0 and rows[1][0]["rollout/without_answer"] == 1.0
+    weights = [exported(run.directory, "online") for run in (plain, seen)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_first_update_is_of_ratio_one_on_answers_alone_too(shelf: Path, tmp_path: Path) -> None:
+    """The delimiter is a symbol of the world; thoughts stand before it, are read, and are not learned."""
+    rollout = {"part": "think", "delimiter": "b", "learn": "answer", "n": 8, "sampling": {"maximum_tokens": 4}}
+    for choice in ("sampler", "recompute"):
+        stages = online(shelf, credit="group-relative", rollout=rollout, old_logprobs=choice, epochs=1)
+        first = logged(run_stages(tmp_path / choice, stages).directory, "online")[0]
+        assert first["policy/ratio"] == pytest.approx(1, abs=1e-5)
+        assert 0 < first["rollout/without_answer"] < 1
+        assert first["counted_rows"] < 1.0 and first["length"] < 4
+
+
 def test_weights_against_the_sampler_need_another_pass() -> None:
     stage = {"part": "online", "model": "m", "prompts": "p", "rewards": {"r": {"part": "length"}}, "credit": "rloo"}
     stage |= {"rollout": {"part": "sample", "n": 2}, "objective": {"part": "ppo-clip", "mismatch": {}}}

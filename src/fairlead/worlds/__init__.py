@@ -1,6 +1,7 @@
 """Worlds: small places whose true answers are known exactly."""
 
 from fairlead.worlds.cyclic import CyclicOracle, cyclic_preferences
+from fairlead.worlds.digit_sums import DigitSumReward, DigitSums
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
 from fairlead.worlds.flawed import FlawedReward
 from fairlead.worlds.plans import PlanProbability, PlanReward, PlanWorld, plan_of
@@ -8,6 +9,8 @@ from fairlead.worlds.token_world import TokenWorld
 
 __all__ = [
     "CyclicOracle",
+    "DigitSumReward",
+    "DigitSums",
     "ExactGap",
     "FlawedReward",
     "PlanProbability",
