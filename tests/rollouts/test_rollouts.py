@@ -143,6 +143,6 @@ def test_thoughts_are_told_from_answers(policy: LocalGroup, monkeypatch: pytest.
 
 def test_answers_alone_may_be_learned(policy: LocalGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     _, samples = think(policy, monkeypatch, learn="answer")
-    assert samples.mask.sum(1).tolist() == [5, 8, 0, 0] and samples.present.all()
+    assert samples.mask.sum(1).tolist() == [5, 8, 12, 0] and samples.present.all()
     assert samples.mask[0].tolist() == [False] * 7 + [True] * 5
     assert not samples.logprobs[~samples.mask].any() and not samples.sampling_logprobs[~samples.mask].any()

@@ -26,8 +26,8 @@ class ThinkRollout(SampleRollout, name="think"):
     delimiter: str = Field("</think>", min_length=1, description="the answer begins behind the first one")
     learn: Literal["all", "answer"] = Field(
         "all",
-        description="tokens that are learned from: thought and answer; or the answer alone, as a control (then a response without the "
-        "delimiter teaches nothing)",
+        description="tokens that are learned from: thought and answer; or the answer alone, as a control (a response without the "
+        "delimiter is then learned whole: else nothing would keep the policy from leaving it out)",
     )
 
     _metrics: dict[str, float] = PrivateAttr(default_factory=dict)
@@ -46,7 +46,8 @@ class ThinkRollout(SampleRollout, name="think"):
         }
         if self.learn == "all":
             return samples
-        answer = samples.mask & (torch.arange(samples.mask.shape[1]) >= thoughts[:, None])
+        places = torch.arange(samples.mask.shape[1])
+        answer = samples.mask & ((places >= thoughts[:, None]) | ~found[:, None])
         return samples.replace(  # type: ignore[no-any-return]
             mask=answer,
             present=samples.mask,

@@ -38,7 +38,7 @@ class ModelRewardedThinking(Experiment, name="rlmt"):
         "a random answer; the twin imitates the same answers without thoughts. The reward of an answer is 1 less half its distance on the "
         f"circle of digits (chance 0.40), −0.5 for another form, −1 for none. GRPO, 8 samples of 24 prompts, {_STEPS} rollouts, AdamW at 5e-4, "
         f"k3 in the loss at 0.001. shortfall: 1 less the reward, mean of the last {_LAST} rollouts; malformed: share of responses without an "
-        "answer in them; answer_only_share: the gain of the policy that learns from the tokens of its answers alone, as a share of that "
+        "answer in them; answer_only_share: the gain of the policy that learns from the tokens of its answers (and of malformed responses) alone, as a share of that "
         "of the policy that learns from all; the gain is the mean of the last rollouts less the reward of the first."
     )
     baseline: ClassVar[str] = "the twin that answers at once, the same in all else"
