@@ -26,6 +26,7 @@ from fairlead.functional.control import (
 )
 from fairlead.functional.dynamics import (
     dip_depth,
+    forgetting,
     growth,
     length_collapsed,
     length_retention,
@@ -77,7 +78,7 @@ from fairlead.functional.preference_games import exploitability, mirror_descent_
 from fairlead.functional.preference_losses import bradley_terry, dpo, inpo
 from fairlead.functional.random import mix_seeds, uniform
 from fairlead.functional.sequences import edit_distance, rouge_l, suffix_overlap
-from fairlead.functional.shaping import overlong_penalty
+from fairlead.functional.shaping import gated_reward, overlong_penalty
 from fairlead.functional.statistics import (
     area_under_curve,
     bootstrap_interval,
@@ -124,7 +125,9 @@ __all__ = [
     "exploitability",
     "filter_weights",
     "fixed_segments",
+    "forgetting",
     "gae",
+    "gated_reward",
     "goodness_of_fit",
     "group_mean",
     "group_relative",

@@ -2,6 +2,7 @@
 
 from fairlead.worlds.cyclic import CyclicOracle, cyclic_preferences
 from fairlead.worlds.digit_sums import DigitSumReward, DigitSums
+from fairlead.worlds.drills import DrillReward, Drills
 from fairlead.worlds.figures import ExactGap, TokenWorldReward, UnsureReward, exact_figures
 from fairlead.worlds.flawed import FlawedReward
 from fairlead.worlds.plans import PlanProbability, PlanReward, PlanWorld, plan_of
@@ -11,6 +12,8 @@ __all__ = [
     "CyclicOracle",
     "DigitSumReward",
     "DigitSums",
+    "DrillReward",
+    "Drills",
     "ExactGap",
     "FlawedReward",
     "PlanProbability",
