@@ -88,6 +88,8 @@ class Samples(TensorClass):
     """[B, T] bool or None when it equals `mask`."""
     anchor: Tensor | None = None
     """[B] bool: responses that the others of their group are only compared with (a greedy one, say); None where there is none."""
+    extras: TensorDict | None = None
+    """What else the sampler found out of each row, by name; a rollout that asked for it reads it."""
 
 
 class Experience(TensorClass["shadow"]):  # type: ignore[type-arg,name-defined]  # `values` is our word too

@@ -8,6 +8,7 @@ import pytest
 
 from fairlead.functional import (
     dip_depth,
+    forgetting,
     growth,
     length_collapsed,
     length_retention,
@@ -40,3 +41,13 @@ def test_collapse_is_early_and_lasting() -> None:
     assert length_collapsed(fall, 1)
     assert not length_collapsed([100.0] * 10 + [60.0] * 10, 1), "late"
     assert not length_collapsed([100.0, 60.0, 80.0] + [95.0] * 17, 1), "made good"
+
+
+def test_what_was_forgotten_by_hand() -> None:
+    reinforced = [[0.97, 0.59, 0.76], [0.99, 0.99, 0.95], [1.00, 0.97, 1.00]]
+    imitated = [[0.95, 0.50, 0.72], [0.98, 0.97, 0.89], [1.00, 0.93, 1.00]]
+    assert forgetting(reinforced) == pytest.approx([0, 0.02, 0])
+    assert forgetting(imitated) == pytest.approx([0, 0.04, 0])
+    for wrong in ([], [[1.0], [1.0, 2.0]]):
+        with pytest.raises(ValueError, match="a row for every stage"):
+            forgetting(wrong)

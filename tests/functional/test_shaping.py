@@ -18,3 +18,18 @@ def test_overlong_refuses() -> None:
     for maximum, buffer, floor in ((4, 0, -1.0), (4, 5, -1.0), (4, 2, 1.0)):
         with pytest.raises(ValueError):
             functional.overlong_penalty(torch.ones(1), maximum, buffer, floor)
+
+
+def test_a_rule_then_a_judge_by_hand() -> None:
+    """Scores 2, 1, 0, −1 stand at ±1.3416 and ±0.4472 (deviation of n); the third fails the rule."""
+    passed, judged = torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([2.0, 1.0, 0.0, -1.0])
+    reward = functional.gated_reward(passed, judged, torch.zeros(4, dtype=torch.int64))
+    torch.testing.assert_close(reward, torch.tensor([1.7928, 1.6100, 0.0, 1.2072]), atol=1e-4, rtol=0)
+    assert reward[2] < reward[[0, 1, 3]].min()
+
+
+def test_equal_scores_failures_and_groups_of_a_gate() -> None:
+    nan = float("nan")
+    passed, judged = torch.tensor([1.0, 1.0, 1.0, nan, 0.0, 1.0]), torch.tensor([5.0, 5.0, nan, 1.0, 9.0, 7.0])
+    reward = functional.gated_reward(passed, judged, torch.tensor([0, 0, 0, 1, 1, 2]))
+    torch.testing.assert_close(reward, torch.tensor([1.5, 1.5, nan, nan, 0.0, 1.5]), equal_nan=True)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from fairlead.batch import Prompts, Samples, concatenate, left_pad, row_table, take
 from fairlead.data import sequences_batch
-from fairlead.generation import ContextError, Sampling, VllmSampler, VllmSpec, generate
+from fairlead.generation import ContextError, Sampling, TreeSampling, VllmSampler, VllmSpec, generate
 from fairlead.models import LoraSpec, ModelSpec
 from fairlead.objectives import NegativeLogLikelihood
 from fairlead.recipes import load_recipe
@@ -172,6 +172,11 @@ def test_what_does_not_fit(opened: Maker) -> None:
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_trees_are_refused(opened: Maker) -> None:
+    with pytest.raises(ValueError, match=r"cannot grow trees: set runtime\.sampler=own"):
+        opened().generate(make_prompts([2]), TreeSampling(maximum_tokens=3))
 
 
 def test_weights_follow_the_model(opened: Maker) -> None:

@@ -43,6 +43,7 @@ def test_rows_of_a_prompt_stay_together(prompts: Any) -> None:
 
 def test_a_single_prompt_is_shared_by_all_workers(prompts: Any) -> None:
     assert [len(share) for share in deal_prompts(take(prompts, [3, 3, 3, 3]), 5, 2)] == [2, 2]
+    assert [len(share) for share in deal_prompts(take(prompts, [3, 3, 3, 3]), 5, 2, whole=True)] == [4, 0]
 
 
 def test_batches_travel(experience: Experience, pairs: Any, packed: Any, prompts: Any) -> None:

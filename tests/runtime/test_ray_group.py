@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fairlead.batch import Experience, Pairs, take
-from fairlead.generation import Sampling
+from fairlead.generation import Sampling, Tree, TreeSampling
 from fairlead.generation.engine import ContextError
 from fairlead.models import LoraSpec, ModelError, load_model
 from fairlead.objectives import DPO, NegativeLogLikelihood, PPOClip, ValueClip
@@ -107,6 +107,16 @@ def test_a_mixture(ray_policy: Any, on_ray: Opener, spec: Maker, prompts: Any, t
         ray_policy.generate(prompts, sampling, Mixture(0.4, here))
     with pytest.raises(ValueError, match="reference does not live in this process"):
         here.generate(prompts, sampling, Mixture(0.4, there))
+
+
+def test_a_tree_grows_on_one_worker(ray_policy: Any, spec: Maker, prompts: Any) -> None:
+    tree = Tree(least_probability=0.0, largest_gap=1.0, lookahead=[2])
+    asked = take(prompts, [4, 4, 4, 7, 7, 7, 7]).replace(group=torch.tensor([0, 0, 0, 1, 1, 1, 1]))
+    expected, found = (
+        g.generate(asked, TreeSampling(maximum_tokens=8, tree=tree)) for g in (LocalGroup(spec()), ray_policy)
+    )
+    assert torch.equal(found.tokens, expected.tokens) and list(found.rows) == list(expected.rows)
+    assert found.extras["branched"].tolist() == expected.extras["branched"].tolist() == [2.0] * 3 + [3.0] * 4
 
 
 @pytest.mark.parametrize("rows", [range(12), [8], [7]])

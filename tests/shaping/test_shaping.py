@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tensordict import TensorDict
 
-from fairlead.shaping import Clip, MissingEnd, Normalise, Overlong
+from fairlead.batch import Experience
+from fairlead.shaping import Clip, Gated, MissingEnd, Normalise, Overlong
 from tiny_batches import experience
 
 
-def scored(*score: float, **others: object) -> object:
+def scored(*score: float, **others: object) -> Experience:
     return experience([[-1.0]] * len(score), score=score, **others)
 
 
@@ -77,3 +79,22 @@ def test_overlong() -> None:
     assert Overlong(maximum_length=4, buffer=2, beyond="falling")(batch).score.tolist() == [1, 0.5, 0, -1]
     with pytest.raises(ValueError, match=r"buffer \(5\) exceeds maximum_length \(4\)"):
         Overlong(maximum_length=4, buffer=5)
+
+
+def test_a_rule_gates_a_judge() -> None:
+    channels = TensorDict(
+        {"rule": torch.tensor([1.0, 1.0, 0.0, 1.0]), "taste": torch.tensor([2.0, 1.0, 0.0, -1.0])}, batch_size=[4]
+    )
+    batch = scored(1, 1, 0, 1, group=[0, 0, 0, 0]).replace(channels=channels)
+    made = Gated(rule="rule", judge="taste")(batch)
+    torch.testing.assert_close(made.score, torch.tensor([1.7928, 1.6100, 0.0, 1.2072]), atol=1e-4, rtol=0)
+    swapped = Gated(rule="taste", judge="rule")(batch)  # only the second has a 1
+    assert (swapped.score > 0).tolist() == [False, True, False, False]
+    with pytest.raises(ValueError, match="there is no reward 'tast'; did you mean 'taste'"):
+        Gated(rule="rule", judge="tast")(batch)
+
+
+def test_a_row_without_a_verdict_teaches_nothing() -> None:
+    channels = TensorDict({"rule": torch.ones(2), "taste": torch.tensor([1.0, torch.nan])}, batch_size=[2])
+    made = Gated(rule="rule", judge="taste")(scored(1, 1, group=[0, 0]).replace(channels=channels))
+    assert made.score.tolist() == [1.5, 0.0] and made.weight.tolist() == [1.0, 0.0]

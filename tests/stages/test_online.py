@@ -48,6 +48,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "objective": {"part": "ppo-clip", "clip_high": 0.28, "mismatch": {}},
     },
     "cispo": {"credit": "group-relative", "objective": "cispo"},
+    "latr": {
+        "credit": "group-relative",
+        "rollout": {
+            "part": "lookahead-tree",
+            "n": 4,
+            "sampling": {"maximum_tokens": 4},
+            "tree": {"least_probability": 0.0, "largest_gap": 1.0, "lookahead": [1]},
+            "schedule": {0: 1.0, 2: 0.5},
+        },
+    },
     "ppo-max": {
         "credit": {"part": "gae", "whiten": False},
         "shaping": ["normalise", {"part": "clip", "limit": 0.8}],
@@ -118,6 +128,40 @@ def test_the_sampler_knows_the_old_log_probabilities(shelf: Path, tmp_path: Path
     for name, weight in ends[2].items():
         torch.testing.assert_close(ends[0][name], weight, atol=1e-5, rtol=0)
         assert torch.equal(ends[0][name], ends[1][name])
+
+
+def test_every_part_is_told_the_step_and_a_rollout_reports(shelf: Path, tmp_path: Path) -> None:
+    rows = logged(run_stages(tmp_path / "run", online(shelf, **METHODS["latr"])).directory, "online")
+    assert [row["rollout/tree_share"] for row in rows] == [1.0, 0.5]
+    assert 3.0 <= rows[0]["rollout/saturation_length"] <= 4.0  # four branches, older than one token
+    assert rows[0]["distinct"] > 0.5
+
+
+def test_a_view_without_a_delimiter_is_no_view(shelf: Path, tmp_path: Path) -> None:
+    """Behind the view, with a rollout that looks for thoughts and finds none, the run is the plain one, bit for bit."""
+    sampled = {"n": 4, "sampling": {"maximum_tokens": 4}}
+    view = {"part": "answer", "delimiter": None, "strict": True, "reward": {"part": "test-share-of"}}
+    plain = run_stages(tmp_path / "plain", online(shelf, credit="group-relative", rollout=sampled))
+    seen = run_stages(
+        tmp_path / "seen",
+        online(shelf, credit="group-relative", rollout=sampled | {"part": "think"}, rewards={"share": view}),
+    )
+    rows = [logged(run.directory, "online") for run in (plain, seen)]
+    assert [{key: row[key] for key in rows[0][0]} for row in rows[1]] == rows[0]
+    assert rows[1][0]["reward/share/malformed"] == 0.0 and rows[1][0]["rollout/without_answer"] == 1.0
+    weights = [exported(run.directory, "online") for run in (plain, seen)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_first_update_is_of_ratio_one_on_answers_alone_too(shelf: Path, tmp_path: Path) -> None:
+    """The delimiter is a symbol of the world; thoughts stand before it, are read, and are not learned."""
+    rollout = {"part": "think", "delimiter": "b", "learn": "answer", "n": 8, "sampling": {"maximum_tokens": 4}}
+    for choice in ("sampler", "recompute"):
+        stages = online(shelf, credit="group-relative", rollout=rollout, old_logprobs=choice, epochs=1)
+        first = logged(run_stages(tmp_path / choice, stages).directory, "online")[0]
+        assert first["policy/ratio"] == pytest.approx(1, abs=1e-5)
+        assert 0 < first["rollout/without_answer"] < 1
+        assert first["length"] < 4
 
 
 def test_weights_against_the_sampler_need_another_pass() -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 __all__ = [
     "KINDS",
+    "NO_ANSWER",
     "answer_of",
+    "answer_within",
     "block_of",
     "check_instructions",
     "exact",
@@ -33,6 +35,28 @@ _THOUGHT_END = "</think>"
 def answer_of(text: str) -> str:
     """The text behind the last end-of-thinking marker; all of it where there is none."""
     return text.rpartition(_THOUGHT_END)[2]
+
+
+NO_ANSWER = "[NULL]"
+"""What stands for an answer that is not there."""
+
+
+def answer_within(text: str, delimiter: str | None, end: str | None, strict: bool) -> tuple[str, bool]:
+    """What stands between the first `delimiter` and the first `end` behind it, and whether both are there.
+
+    Where one is missing, the answer reaches to that end of the text; with `strict` there is no answer, which is `NO_ANSWER`. None
+    asks for no such mark. White space around the answer is left out, unless it is the whole text.
+    """
+    whole = True
+    for mark, behind in ((delimiter, True), (end, False)):
+        if mark is None:
+            continue
+        before, found, after = text.partition(mark)
+        if found:
+            text = (after if behind else before).strip()
+        else:
+            whole = False
+    return (NO_ANSWER if strict and not whole else text), whole
 
 
 def block_of(text: str) -> str:

@@ -29,6 +29,7 @@ from fairlead.functional.control import (
 from fairlead.functional.divergence import vocabulary_kl
 from fairlead.functional.dynamics import (
     dip_depth,
+    forgetting,
     growth,
     length_collapsed,
     length_retention,
@@ -89,7 +90,8 @@ from fairlead.functional.preference_games import (
 )
 from fairlead.functional.preference_losses import bradley_terry, dpo, inpo, rebel
 from fairlead.functional.random import mix_seeds, uniform
-from fairlead.functional.shaping import overlong_penalty
+from fairlead.functional.sequences import edit_distance, rouge_l, suffix_overlap
+from fairlead.functional.shaping import gated_reward, overlong_penalty
 from fairlead.functional.statistics import (
     area_under_curve,
     bootstrap_interval,
@@ -132,6 +134,7 @@ __all__ = [
     "dpo_advantages",
     "drop_and_rescale",
     "dual_ascent",
+    "edit_distance",
     "elect_and_average",
     "entropy",
     "entropy_gate",
@@ -142,7 +145,9 @@ __all__ = [
     "exploitability",
     "filter_weights",
     "fixed_segments",
+    "forgetting",
     "gae",
+    "gated_reward",
     "geometric_mixture",
     "goodness_of_fit",
     "group_mean",
@@ -192,6 +197,7 @@ __all__ = [
     "reliability_curve",
     "remax",
     "repeated_ngrams",
+    "rouge_l",
     "running_mean",
     "segment_sum",
     "sequence_ratio",
@@ -203,6 +209,7 @@ __all__ = [
     "split_at_gaps",
     "spread_segments",
     "student_quantile",
+    "suffix_overlap",
     "tail_bound",
     "token_logprobs",
     "token_logprobs_and_entropy",

@@ -1,4 +1,4 @@
-"""How training curves go wrong: lengths that collapse, rewards that dip before they rise.
+"""How training curves go wrong: lengths that collapse, rewards that dip before they rise, domains that are forgotten.
 
 Knows curves of numbers, one a step. Does not know where they come from.
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from fairlead.functional._checks import require_positive
 
-__all__ = ["dip_depth", "growth", "length_collapsed", "length_retention", "recovery_step", "running_mean"]
+__all__ = ["dip_depth", "forgetting", "growth", "length_collapsed", "length_retention", "recovery_step", "running_mean"]
 
 KEPT, CLOSE = 0.7, 0.9
 EARLY, LATER = 0.1, 0.3
@@ -80,6 +80,18 @@ def growth(curve: Sequence[float], window: int = 5) -> float:
     smooth = _smooth(curve, window)
     require_positive("the first value", smooth[0])
     return (smooth[-1] - smooth[0]) / smooth[0]
+
+
+def forgetting(table: Sequence[Sequence[float]]) -> list[float]:
+    """By how much each domain is behind its best at the end: the largest value of each column less its last.
+
+    `table`: a row of values for every stage, a column for every domain.
+    Source: average forgetting of continual learning (Chaudhry et al. 2018, arXiv 1801.10112), for each task by itself.
+    Raises: ValueError when there is no row or rows differ in length.
+    """
+    if not table or len({len(row) for row in table}) != 1:
+        raise ValueError("need a row for every stage, all with the same domains")
+    return [max(column) - column[-1] for column in zip(*table, strict=True)]
 
 
 def _smooth(curve: Sequence[float], window: int) -> list[float]:

@@ -5,11 +5,30 @@ Knows numbers of responses: scores, lengths. Does not know tokens, policies or w
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fairlead.functional._checks import at_least_float32, require_positive
 
-__all__ = ["overlong_penalty"]
+__all__ = ["gated_reward", "overlong_penalty"]
+
+
+def gated_reward(passed: Tensor, judged: Tensor, group: Tensor) -> Tensor:
+    """Of a response that passes a rule 1 and the sigmoid of how a judge's score stands in its group; of any other 0.
+
+    So what fails is always below what passes, and among what passes the judge decides. Scores are centred and divided by the standard
+    deviation (of n) of all the group's finite scores, those that failed the rule included; equal scores give one half.
+    Source: Nemotron-Cascade (arXiv 2512.13607), the reward of its stage for following instructions.
+
+    Shapes: passed [B] (1 passes), judged [B] (NaN where the judge failed: so is the reward), group [B] int64; returns [B].
+    """
+    judged = at_least_float32(judged)
+    standing = torch.full_like(judged, torch.nan)
+    for number in torch.unique(group):
+        rows = (group == number) & judged.isfinite()
+        centred = judged[rows] - judged[rows].mean()
+        standing[rows] = centred / centred.square().mean().sqrt().clamp(min=1e-8)
+    return torch.where(passed == 1, 1 + torch.sigmoid(standing), 0.0) + 0.0 * (passed + standing)
 
 
 def overlong_penalty(length: Tensor, maximum: int, buffer: int, floor: float | None = -1.0) -> Tensor:

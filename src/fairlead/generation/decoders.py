@@ -40,7 +40,7 @@ class Decoder(Protocol):
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Go on with these rows only; a row that stands there several times goes on as several."""
         ...
 
 

@@ -5,7 +5,8 @@ Does not know: rewards, where the model lives, how text becomes tokens (the code
 
 Rows are sorted by length and cut into chunks that fit the token budget. A chunk runs each distinct prompt through the
 model once, spreads the cache over the rows that share it, and decodes one token for all rows at a time; when enough rows
-have finished, they leave the cache. Nothing in a decoding step loops over rows in Python, except for stop strings.
+have finished, they leave the cache. Rows that grow as a tree begin as one row of the cache, and a branch is a copy of its
+parent's. Nothing in a decoding step loops over rows in Python, except for stop strings.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from fairlead.batch import Prompts, Samples, alike, row_table
 from fairlead.generation.decoders import Decoder, FastDecoder, PlainDecoder, fast_weights
 from fairlead.generation.filters import choose, filtered_logits
 from fairlead.generation.mixing import MixedDecoder, Mixing
-from fairlead.generation.sampling import Sampling
+from fairlead.generation.sampling import Sampling, TreeSampling
 from fairlead.generation.stops import StopStrings
+from fairlead.generation.tree import Forest
 from fairlead.models import adapter_off, context_of, plain_model
 
 __all__ = ["Codec", "ContextError", "Watcher", "check_lengths", "generate"]
@@ -77,6 +79,9 @@ def generate(
 
     With `mixing` tokens are drawn from the mixture with another model, which is then what temperature and filters change and
     what `logprobs` speaks of.
+    With `TreeSampling` the rows of a group are the branches of one tree, and row i depends on its group's prompt and seeds. Tokens
+    that the tree chose are written down with the log-probability that they have at the temperature: as if they were drawn.
+    `extras` then holds what was counted of the row's tree: tokens, branched, suppressed, compared, removed, steps, empty.
 
     The remaining arguments change speed and memory only: `token_budget` is the most positions (prompt and longest response,
     padding included) in the cache at a time, though one row always runs; `compact_below` is the share of unfinished
@@ -94,7 +99,7 @@ def generate(
         for source in engine.sources:
             source.model.eval()
         for chunk in engine.chunks(token_budget):
-            engine.run(chunk)
+            engine.run(chunk) if engine.forest is None else engine.grow(chunk, engine.forest)
     finally:
         for source, training in zip(engine.sources, was_training, strict=True):
             source.model.train(training)
@@ -111,6 +116,7 @@ def generate(
         sampling_logprobs=out.sampling_logprobs[:, :width].clone(),
         truncated=~out.ended,
         rows=row_table(engine.rows),
+        extras=None if engine.forest is None else engine.forest.figures(),
         batch_size=[rows],
         device=device if prompts.device is not None else None,
     )
@@ -147,6 +153,16 @@ class _Responses:
     """[B] bool: by an end token or a stop string"""
     end_token: Tensor
     """[B] bool: by an end token"""
+
+    def copy(self, source: Tensor, to: Tensor) -> None:
+        """Rows `to` become what rows `source` are."""
+        for tensor in vars(self).values():
+            tensor[to] = tensor[source]
+
+    def forget(self, rows: Tensor, padding: int) -> None:
+        """Rows as they were before their first token."""
+        for name, tensor in vars(self).items():
+            tensor[rows] = padding if name == "tokens" else 0
 
 
 class _Source:
@@ -202,37 +218,51 @@ class _Engine:
             ended=torch.zeros(shape[0], dtype=torch.bool, device=self.device),
             end_token=torch.zeros(shape[0], dtype=torch.bool, device=self.device),
         )
+        self.forest: Forest | None = None
+        if isinstance(sampling, TreeSampling):
+            self.forest = Forest(sampling.tree, prompts.group, prompts.seed, sampling.maximum_tokens)
 
     # -- what runs together ------------------------------------------------------------------------------------------
 
     def chunks(self, token_budget: int) -> Iterator[list[int]]:
-        """Rows that run together: of similar length, equal prompts next to each other, within the budget."""
+        """Rows that run together: of similar length, equal prompts next to each other, within the budget; a tree is not cut."""
         self.prompt_of = [0] * len(self.lengths)
         for number, rows in enumerate(alike(self.prompts.prompt_ids, self.prompts.prompt_mask)):
             for row in rows:
                 self.prompt_of[row] = number
-        order = sorted(range(len(self.lengths)), key=lambda row: (self.lengths[row], self.prompt_of[row], row))
+        units: dict[int, list[int]] = {}
+        for row, group in enumerate(self.prompts.group.tolist()):
+            units.setdefault(row if self.forest is None else group, []).append(row)
+        order = sorted(units.values(), key=lambda rows: (self.lengths[rows[0]], self.prompt_of[rows[0]], rows[0]))
         chunk: list[int] = []
-        for row in order:  # sorted, so the newest row is the longest of its chunk
-            if chunk and (len(chunk) + 1) * (self.lengths[row] + self.sampling.maximum_tokens) > token_budget:
+        for rows in order:  # sorted, so the newest rows are the longest of their chunk
+            if (
+                chunk
+                and (len(chunk) + len(rows)) * (self.lengths[rows[0]] + self.sampling.maximum_tokens) > token_budget
+            ):
                 yield chunk
                 chunk = []
-            chunk.append(row)
+            chunk += rows
         if chunk:
             yield chunk
 
     # -- one chunk ---------------------------------------------------------------------------------------------------
 
     def run(self, chunk: list[int]) -> None:
-        """Answer the given rows."""
-        maximum = self.sampling.maximum_tokens
+        """Answer the given rows, each by itself."""
         slots = torch.tensor(chunk, dtype=torch.int64, device=self.device)
-        seeds = self.prompts.seed[slots]
-        decoder, logits, positions = self._prefill(chunk)
         alive = torch.ones(len(chunk), dtype=torch.bool, device=self.device)
-        running = len(chunk)
-        for step in range(maximum):
-            tokens = self._draw(logits, slots, seeds, alive, step)
+        self._decode(*self._prefill(chunk), slots, alive, 0)
+
+    def _decode(
+        self, decoder: Decoder, logits: Tensor, positions: Tensor, slots: Tensor, alive: Tensor, first: int
+    ) -> None:
+        """Sample the rows in these slots to their end, from token `first` on, of which there are logits."""
+        maximum, seeds = self.sampling.maximum_tokens, self.prompts.seed[slots]
+        running = int(alive.sum())
+        for step in range(first, maximum):
+            plain, _, sampled = self._distributions(logits, step)
+            tokens = self._write(self._draw(sampled, seeds, step), plain, sampled, slots, alive, step)
             before = alive.clone()
             self._end(tokens, slots, alive, step)
             live = int(alive.sum())
@@ -248,6 +278,62 @@ class _Engine:
                 slots, seeds, alive, tokens, positions = (x[keep] for x in (slots, seeds, alive, tokens, positions))
             logits = decoder.step(tokens, positions)
             positions = positions + 1
+
+    def grow(self, chunk: list[int], forest: Forest) -> None:
+        """Answer the given rows, whole groups of them, which begin as trees and go on each by itself."""
+        sampling, out = self.sampling, self.out
+        slots = forest.plant(torch.tensor(chunk, dtype=torch.int64, device=self.device))
+        alive = torch.ones(len(slots), dtype=torch.bool, device=self.device)
+        decoder, logits, positions = self._prefill(slots.tolist())
+        told = torch.ones_like(out.ended)
+        told[chunk] = False
+        fresh: list[int] = []
+        for step in range(sampling.maximum_tokens):
+            if not bool(forest.growing.any()):
+                self._decode(decoder, logits, positions, slots, alive, step)
+                break
+            rows = torch.arange(len(slots), device=self.device)  # the decoder's row behind each of ours
+            plain, possible, sampled = self._distributions(logits, step)
+            growth = forest.branch(slots, alive, possible.exp(), step)
+            tokens = torch.where(growth.forced, growth.likeliest, self._draw(sampled, self.prompts.seed[slots], step))
+            if sampling.filters:  # they may leave out what the tree takes
+                tempered = torch.log_softmax(plain / (sampling.temperature or 1.0), -1)
+                sampled = torch.where(growth.forced[:, None], tempered, sampled)
+            if growth.children.numel():
+                out.copy(slots[growth.parents], growth.children)
+                rows = torch.cat([rows, growth.parents])
+                slots, tokens = torch.cat([slots, growth.children]), torch.cat([tokens, growth.tokens])
+                alive, plain, sampled = alive[rows], plain[rows], sampled[rows]
+            tokens = self._write(tokens, plain, sampled, slots, alive, step)
+            self._end(tokens, slots, alive, step)
+            alive &= ~forest.prune(slots, alive, out.tokens, step)[slots]
+            free = forest.stop(slots, alive, step).nonzero().squeeze(1)
+            if forest.tree.fill == "fresh":
+                fresh += free.tolist()
+                told[free] = True
+            else:
+                source = forest.first[forest.root[free]]
+                out.copy(source, free)  # one that has ended is copied whole; copies of others run on
+                running = alive.nonzero().squeeze(1)
+                copy, copied = (source[:, None] == slots[running]).nonzero(as_tuple=True)
+                rows, tokens, alive = (torch.cat([x, x[running[copied]]]) for x in (rows, tokens, alive))
+                slots = torch.cat([slots, free[copy]])
+            last = step + 1 == sampling.maximum_tokens or not bool(alive.any())
+            over = forest.used & ~forest.growing[forest.root] & ~told & (out.ended | last)
+            told |= over
+            self._finish(over.nonzero().squeeze(1).tolist())
+            if last:
+                break
+            # Those that were cut off or have ended leave at once: another branch may take their place at the next token.
+            keep = alive.nonzero().squeeze(1)
+            if len(keep) < len(alive) or len(rows) > len(logits):
+                decoder.keep(rows[keep])
+            slots, alive, tokens, positions = slots[keep], alive[keep], tokens[keep], positions[rows[keep]]
+            logits = decoder.step(tokens, positions)
+            positions = positions + 1
+        if fresh:
+            out.forget(torch.tensor(fresh, device=self.device), self.codec.padding_id)
+            self.run(fresh)
 
     def _prefill(self, chunk: list[int]) -> tuple[Decoder, Tensor, Tensor]:
         """A decoder that has read the prompts of the rows, next-token logits [n, V] and next positions [n]."""
@@ -278,27 +364,31 @@ class _Engine:
 
     # -- one token ---------------------------------------------------------------------------------------------------
 
-    def _draw(self, logits: Tensor, slots: Tensor, seeds: Tensor, alive: Tensor, step: int) -> Tensor:
-        """Choose and write down the token of each row; finished rows get padding."""
+    def _distributions(self, logits: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities [n, V]: the model's own, those without ends that come too early, and those that are drawn from."""
         sampling = self.sampling
-        plain = torch.log_softmax(logits.float(), -1)
-        allowed = plain
+        plain = possible = torch.log_softmax(logits.float(), -1)
         if step < sampling.minimum_tokens and self.ends.numel():
-            allowed = plain.index_fill(-1, self.ends, float("-inf"))
-        if sampling.temperature == 0.0:
-            tokens = allowed.argmax(-1)
-            sampled = torch.zeros((), device=self.device)
-        else:
-            if not (allowed is plain and sampling.plain):
-                allowed = torch.log_softmax(filtered_logits(allowed, sampling), -1)
-            tokens = choose(allowed, functional.uniform(seeds, step))
-            sampled = allowed.gather(1, tokens[:, None]).squeeze(1)
-        logprobs = plain.gather(1, tokens[:, None]).squeeze(1)
+            possible = plain.index_fill(-1, self.ends, float("-inf"))
+        if sampling.temperature == 0.0 or (possible is plain and sampling.plain):
+            return plain, possible, possible
+        return plain, possible, torch.log_softmax(filtered_logits(possible, sampling), -1)
+
+    def _draw(self, sampled: Tensor, seeds: Tensor, step: int) -> Tensor:
+        """[n]: a token of each row; at temperature 0 the likeliest."""
+        return (
+            sampled.argmax(-1) if self.sampling.temperature == 0.0 else choose(sampled, functional.uniform(seeds, step))
+        )
+
+    def _write(self, tokens: Tensor, plain: Tensor, sampled: Tensor, slots: Tensor, alive: Tensor, step: int) -> Tensor:
+        """Write down the token of each row; finished rows get padding. Returns what was written."""
+        for record, logprobs in ((self.out.logprobs, plain), (self.out.sampling_logprobs, sampled)):
+            record[slots, step] = torch.where(alive, logprobs.gather(1, tokens[:, None]).squeeze(1), 0.0)
+        if self.sampling.temperature == 0.0:
+            self.out.sampling_logprobs[slots, step] = 0.0
         tokens = torch.where(alive, tokens, self.codec.padding_id)
         self.out.tokens[slots, step] = tokens
         self.out.mask[slots, step] = alive
-        self.out.logprobs[slots, step] = torch.where(alive, logprobs, 0.0)
-        self.out.sampling_logprobs[slots, step] = torch.where(alive, sampled, 0.0)
         return tokens
 
     def _end(self, tokens: Tensor, slots: Tensor, alive: Tensor, step: int) -> None:

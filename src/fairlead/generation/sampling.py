@@ -1,14 +1,16 @@
 """How to sample: the settings of a request.
 
-Knows: temperature, filters, stops, limits.
+Knows: temperature, filters, stops, limits; how rows that answer one prompt grow as a tree.
 Does not know: models, caches.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Sampling"]
+__all__ = ["Sampling", "Tree", "TreeSampling"]
 
 
 class Sampling(BaseModel):
@@ -38,3 +40,54 @@ class Sampling(BaseModel):
     def plain(self) -> bool:
         """Whether tokens are drawn from the model's own distribution as it is."""
         return self.temperature == 1.0 and not self.filters
+
+
+class Tree(BaseModel):
+    """When a branch of a tree gets a sibling, when it is cut off again, and when the tree is grown. Lengths are in tokens.
+
+    Defaults are those of LATR for Countdown. For mathematics its code has 0.15 and 0.25 in place of 0.25 and 0.15, and prunes by
+    `suffix: 0.2` and `rouge: 0.5` in place of `edit`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    candidates: int = Field(2, ge=1, description="likeliest tokens that are looked at; 1 never branches")
+    least_probability: float = Field(0.25, ge=0, le=1, description="a further token branches above this probability")
+    largest_gap: float = Field(
+        0.15, ge=0, le=1, description="and only if the likeliest token is more probable by less than this"
+    )
+    random_branching: float | None = Field(
+        None, ge=0, le=1, description="branch with this probability in place of both thresholds; a control"
+    )
+    lookahead: list[Annotated[int, Field(ge=1)]] = Field(
+        [20, 30, 50],
+        min_length=1,
+        description="ages at which a branch is compared with what its parent wrote meanwhile",
+    )
+    edit: float | None = Field(0.4, description="prune below this edit distance, as a share of the age; null: never")
+    suffix: float | None = Field(
+        None, description="prune where a suffix of one longer than this share stands in the other; null: never"
+    )
+    rouge: float | None = Field(None, description="prune above this F1 of ROUGE-L; null: never")
+    random_pruning: float | None = Field(
+        None, ge=0, le=1, description="prune with this probability in place of all comparisons; a control"
+    )
+    sample: Literal["none", "full", "always"] = Field(
+        "none",
+        description="what is drawn rather than taken as the likeliest while the tree grows: `none`; `full`: tokens of branches that do "
+        "not branch when the tree has all its branches; `always`: those of all branches that do not branch",
+    )
+    fill: Literal["copies", "fresh"] = Field(
+        "copies",
+        description="what takes the places of branches that the tree did not find: copies of its first one, or independent samples",
+    )
+    decay: float = Field(
+        0.05, ge=0, description="how the share of branches that is enough falls, from 0.98, over the longest response"
+    )
+    longest: int = Field(512, ge=1, description="the tree ends at this length at the latest")
+
+
+class TreeSampling(Sampling):
+    """Sampling in which rows of one group begin as the branches of a tree."""
+
+    tree: Tree = Field(default_factory=Tree, description="how it grows")

@@ -27,7 +27,7 @@ from torch import Tensor, distributed
 
 from fairlead.batch import Prompts, Samples, right_pad, row_table
 from fairlead.generation.engine import Codec, check_lengths
-from fairlead.generation.sampling import Sampling
+from fairlead.generation.sampling import Sampling, TreeSampling
 from fairlead.generation.stops import StopStrings
 from fairlead.models import checkpoint_weights, context_of, plain_model
 
@@ -131,8 +131,13 @@ class VllmSampler:
     def generate(self, model: Any, codec: Codec, prompts: Prompts, sampling: Sampling) -> Samples:
         """One response for each row of `prompts`, on the CPU.
 
-        Raises: ContextError when a prompt and `maximum_tokens` exceed the context; ValueError for an empty prompt.
+        Raises: ContextError when a prompt and `maximum_tokens` exceed the context; ValueError for an empty prompt, and where
+        responses are to grow as a tree.
         """
+        if isinstance(sampling, TreeSampling):
+            raise ValueError(
+                "vLLM samples each response by itself and cannot grow trees: set runtime.sampler=own, or another rollout.part"
+            )
         prompts = prompts.to("cpu")
         limit = self.spec.context or context_of(plain_model(model).config)
         check_lengths(prompts.prompt_mask.sum(1).tolist(), sampling.maximum_tokens, limit)

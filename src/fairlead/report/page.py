@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fairlead.evaluation import plain_text
+from fairlead.report.domains import domains
 from fairlead.report.figures import glance, stage_figures
 from fairlead.report.findings import findings, trained_channels
 from fairlead.report.numbers import format_number, format_percent, format_seconds
@@ -68,6 +69,7 @@ def render(run: RunData, points: int = 240, longest: int = _LONGEST_TEXT) -> str
             cards=cards(run),
             findings=findings(run),
             glance=glance(groups),
+            domains=domains(run),
             stages=stages,
             about=str(run.recipe.get("about") or ""),
             machine=_machine(run),

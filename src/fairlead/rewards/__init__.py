@@ -1,5 +1,6 @@
 """Rewards: sources of judgement."""
 
+from fairlead.rewards.answer import AnswerReward
 from fairlead.rewards.base import Reward, combine
 from fairlead.rewards.cosine import CosineVerifier, VerdictReward
 from fairlead.rewards.function import FunctionReward
@@ -19,6 +20,7 @@ from fairlead.rewards.verify import (
 )
 
 __all__ = [
+    "AnswerReward",
     "CheckReward",
     "CodeTestsReward",
     "CosineVerifier",

@@ -12,10 +12,12 @@ from fairlead.rollouts.environments import (
     Reply,
     Tools,
 )
+from fairlead.rollouts.lookahead import LookaheadTree
 from fairlead.rollouts.opponents import AveragedPolicy, MixedPolicy, Opponent, PastPolicy
 from fairlead.rollouts.sample import AgainstOpponent, GreedyBaseline, SampleRollout
 from fairlead.rollouts.talk import Talk
 from fairlead.rollouts.tasks import RolloutByTask
+from fairlead.rollouts.think import ThinkRollout
 
 __all__ = [
     "AgainstOpponent",
@@ -27,6 +29,7 @@ __all__ = [
     "FunctionEnvironment",
     "GreedyBaseline",
     "Lagged",
+    "LookaheadTree",
     "MixedPolicy",
     "ModelUser",
     "Once",
@@ -39,6 +42,7 @@ __all__ = [
     "RolloutByTask",
     "SampleRollout",
     "Talk",
+    "ThinkRollout",
     "Tools",
     "WithBaseline",
 ]

@@ -68,12 +68,14 @@ def deal(costs: Sequence[int], workers: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def deal_prompts(prompts: Prompts, maximum_tokens: int, workers: int) -> list[list[int]]:
-    """Rows to be answered, dealt to workers; equal prompts go to one worker, which runs each of them through the model once."""
+def deal_prompts(prompts: Prompts, maximum_tokens: int, workers: int, whole: bool = False) -> list[list[int]]:
+    """Rows to be answered, dealt to workers; equal prompts go to one worker, which runs each of them through the model once.
+
+    `whole`: in any case, also where some worker then waits for another.
+    """
     lengths: list[int] = prompts.prompt_mask.sum(1).tolist()
-    return _deal_families(
-        alike(prompts.prompt_ids, prompts.prompt_mask), lengths, [maximum_tokens] * len(lengths), workers
-    )
+    families = alike(prompts.prompt_ids, prompts.prompt_mask)
+    return _deal_families(families, lengths, [maximum_tokens] * len(lengths), workers, whole)
 
 
 def deal_rows(batch: Any, workers: int) -> list[list[int]]:
@@ -87,16 +89,16 @@ def deal_rows(batch: Any, workers: int) -> list[list[int]]:
 
 
 def _deal_families(
-    families: list[list[int]], shared: Sequence[int], own: Sequence[int], workers: int
+    families: list[list[int]], shared: Sequence[int], own: Sequence[int], workers: int, whole: bool = False
 ) -> list[list[int]]:
-    """Families dealt whole; rows singly where whole families would leave a worker with much more than the others.
+    """Families dealt whole; rows singly where whole families would leave a worker with much more than the others, unless `whole`.
 
     A row costs what it shares with its family once, and its own part.
     """
     costs = [shared[rows[0]] + sum(own[row] for row in rows) for rows in families]
     shares = deal(costs, workers)
     busiest = max(sum(costs[family] for family in share) for share in shares)
-    if busiest * workers > _UNEVEN * sum(costs):
+    if busiest * workers > _UNEVEN * sum(costs) and not whole:
         return deal([a + b for a, b in zip(shared, own, strict=True)], workers)
     return [sorted(row for family in share for row in families[family]) for share in shares]
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from fairlead.batch import Batch, Prompts, Samples, concatenate, row_table
-from fairlead.generation import Sampling
+from fairlead.generation import Sampling, TreeSampling
 from fairlead.models import ModelSpec
 from fairlead.runtime.dispatch import deal_prompts, deal_rows, pack, pack_tensor, unpack, unpack_tensor
 from fairlead.runtime.forward import Outputs
@@ -68,7 +68,8 @@ class RayGroup(ModelGroup):
 
     def generate(self, prompts: Prompts, sampling: Sampling, mixture: Mixture | None = None) -> Samples:
         mixed = () if mixture is None else (mixture.share, self._beside(mixture.other))
-        dealt = deal_prompts(prompts, sampling.maximum_tokens, self._workers)
+        together = isinstance(sampling, TreeSampling)  # a tree grows on one worker
+        dealt = deal_prompts(prompts, sampling.maximum_tokens, self._workers, whole=together)
         # The vLLM engines of the ranks start together, so a rank without rows is asked too.
         shares = dict(enumerate(dealt)) if self.spec.vllm is not None else _not_all_empty(dealt)
         parcel = self._put(pack(prompts))

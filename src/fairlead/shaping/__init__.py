@@ -1,7 +1,7 @@
 """Shaping: what becomes of a score before it is a reward."""
 
 from fairlead.shaping.base import Shaping
-from fairlead.shaping.basic import Clip, MissingEnd, Normalise, Overlong
+from fairlead.shaping.basic import Clip, Gated, MissingEnd, Normalise, Overlong
 from fairlead.shaping.calibrated import Calibrated, Constrained, KLFactor
 from fairlead.shaping.tasks import ShapingByTask
 
@@ -9,6 +9,7 @@ __all__ = [
     "Calibrated",
     "Clip",
     "Constrained",
+    "Gated",
     "KLFactor",
     "MissingEnd",
     "Normalise",

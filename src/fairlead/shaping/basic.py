@@ -9,9 +9,10 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from fairlead import functional
 from fairlead.batch import Experience
+from fairlead.parts import nearest
 from fairlead.shaping.base import Shaping
 
-__all__ = ["Clip", "MissingEnd", "Normalise", "Overlong"]
+__all__ = ["Clip", "Gated", "MissingEnd", "Normalise", "Overlong"]
 
 
 class Clip(Shaping, name="clip"):
@@ -39,6 +40,31 @@ class MissingEnd(Shaping, name="missing-end"):
     def __call__(self, experience: Experience) -> Experience:
         kept = torch.zeros_like(experience.score) if self.replace else experience.score
         return experience.replace(score=torch.where(experience.truncated, kept - self.penalty, experience.score))
+
+
+class Gated(Shaping, name="gated"):
+    """A rule first, a judge second: 1 and the judge's standing in the group (0 to 1) for what passes, 0 for what does not.
+
+    It replaces the score. A rule alone is followed at the cost of everything else; the judge, which may have weight 0 in the score,
+    decides among responses that follow it.
+
+    Source: Nemotron-Cascade (arXiv 2512.13607), the reward of its stage for following instructions.
+    """
+
+    rule: str = Field(description="the channel of the rule, 1 where it is passed")
+    judge: str = Field(description="the channel of the judge")
+
+    def __call__(self, experience: Experience) -> Experience:
+        rule, judge = (self._channel(experience, name) for name in (self.rule, self.judge))
+        score = functional.gated_reward(rule, judge, experience.group)
+        failed = score.isnan()  # a row without a verdict teaches nothing
+        weight = torch.where(failed, 0.0, experience.weight)
+        return experience.replace(score=score.nan_to_num(), weight=weight)
+
+    def _channel(self, experience: Experience, name: str) -> torch.Tensor:
+        if name not in experience.channels.keys():  # noqa: SIM118 - a TensorDict is no mapping
+            raise ValueError(f"shaping gated: there is no reward {name!r}; {nearest(name, experience.channels.keys())}")
+        return experience.channels[name]  # type: ignore[no-any-return]
 
 
 class Overlong(Shaping, name="overlong"):

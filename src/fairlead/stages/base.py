@@ -66,6 +66,11 @@ class Stage(Part, slot="stage"):
     def check(self, run: StageRun) -> None:
         """Look for what would make the stage refuse its work; called for every stage of a recipe before the first one begins."""
 
+    def at_step(self, step: int) -> None:
+        """Tell every part of the stage, however deep, which step begins."""
+        for _, part in parts_within(self):
+            part.at_step(step)
+
     @abstractmethod
     def run(self, run: StageRun) -> dict[str, Any]:
         """Do the work (from the last checkpoint on) and return what `StageRun.finish` wrote."""

@@ -212,6 +212,7 @@ class Online(Stage, name="online"):
 
         margin = None if self.rollback is None else self.rollback.margin
         for step in run.steps(self.steps, self.save_every, self.retain, margin):
+            self.at_step(step)
             looking = step % self.monitor_every == 0 or step in (1, self.steps)
             metrics: dict[str, float] = {}
             prompts = self._prompts(records, sampler, policy, longest, run.seed + step)
@@ -434,6 +435,8 @@ def _describe(experience: Experience) -> dict[str, float]:
         "length": float(lengths.mean()),
         "truncated": float(experience.truncated.float().mean()),
         "empty": sum(not row["response"].strip() for row in experience.rows) / len(experience),
+        "distinct": len(set(zip(experience.group.tolist(), (row["response"] for row in experience.rows), strict=True)))
+        / len(experience),
         "counted_rows": float(counted.float().mean()),
         "zero_advantages": float((experience.advantages[counted] == 0).all(1).float().mean())
         if bool(counted.any())

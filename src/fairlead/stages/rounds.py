@@ -128,6 +128,7 @@ class PreferenceRounds(Stage, name="preference-rounds"):
         self.keep_parts(run)
 
         for step in run.steps(self.rounds * steps, self.save_every, self.retain):
+            self.at_step(step)
             number, place = divmod(step - 1, steps)
             metrics: dict[str, float] = {"round": number + 1}
             if place == 0:
