@@ -68,18 +68,18 @@ def test_a_column_that_is_not_there_is_told(policy: LocalGroup) -> None:
 
 def test_the_baseline_is_drawn_once_from_the_policy_as_it_begins(policy: LocalGroup, folder: Path) -> None:
     part, run = WithBaseline(n=1, sampling={"maximum_tokens": 6}), Opens()
-    part.open(run, ModelSpec(path=str(folder)))
+    part.open(run, ModelSpec(path=str(folder)), None)
     assert run.asked == [("baseline", str(folder))]
     first, later = draw(part, policy, seed=1), draw(part, policy, ("c", "d", "ab"), seed=9)
     assert first.rows[1]["response"] == later.rows[5]["response"]
     assert first.rows[3]["response"] == later.rows[1]["response"]
     fresh = WithBaseline(n=1, sampling={"maximum_tokens": 6})  # as after a resumption
-    fresh.open(run, ModelSpec(path=str(folder)))
+    fresh.open(run, ModelSpec(path=str(folder)), None)
     again = draw(fresh, policy, ("d",), seed=5)
     assert again.rows[1]["response"] == later.rows[3]["response"]
     other = WithBaseline(model="elsewhere")
     with pytest.raises(Exception, match="elsewhere"):
-        other.open(run, ModelSpec(path=str(folder)))
+        other.open(run, ModelSpec(path=str(folder)), None)
     assert run.asked[-1] == ("baseline", "elsewhere")
 
 
@@ -100,5 +100,5 @@ def test_every_task_has_as_many_samples_as_its_rollout_draws(policy: LocalGroup)
 
 def test_tasks_open_what_they_need(folder: Path) -> None:
     run = Opens()
-    RolloutByTask(tasks={"a": "with-baseline"}, others="with-baseline").open(run, ModelSpec(path=str(folder)))
+    RolloutByTask(tasks={"a": "with-baseline"}, others="with-baseline").open(run, ModelSpec(path=str(folder)), None)
     assert len(run.asked) == 2

@@ -23,7 +23,7 @@ from fairlead.data import SeededSampler, prompts_batch, to_prompts
 from fairlead.detectors import Detectors, Rollback, default_detectors, raised
 from fairlead.diagnostics import Diagnostic
 from fairlead.models import ModelSpec
-from fairlead.objectives import PolicyObjective, PPOClip, ValueClip, ValueObjective
+from fairlead.objectives import Objective, PolicyObjective, PPOClip, ValueClip, ValueObjective
 from fairlead.parts import nearest
 from fairlead.regularisers import KL, Regulariser
 from fairlead.rewards import Reward, combine
@@ -55,6 +55,8 @@ class _Models:
     policy: ModelGroup
     critic: ModelGroup | None
     reference: ModelGroup | None
+    costs: dict[str, ModelGroup | None]
+    """The critic of each constraint's cost."""
 
 
 class Online(Stage, name="online"):
@@ -186,11 +188,12 @@ class Online(Stage, name="online"):
             "policy", self.model, optimiser=self.optimiser, total_steps=(self.steps - self.critic_warmup) * updates
         )
         critic = self._open_critic(run, "critic", self.critic, self.steps * updates)
-        cost_critics = {
+        costs = {
             name: self._open_critic(run, f"critic-{name}", constraint.critic or self.critic, self.steps * updates)
             for name, constraint in self.constraints.items()
         }
         reference = open_reference(run, self.reference, self.model) if self.needs_reference else None
+        models = _Models(policy, critic, reference, costs)
         self.rollout.open(run, self.model, reference)
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
             source.open(run, name)
@@ -216,40 +219,15 @@ class Online(Stage, name="online"):
             looking = step % self.monitor_every == 0 or step in (1, self.steps)
             metrics: dict[str, float] = {}
             prompts = self._prompts(records, sampler, policy, longest, run.seed + step)
-            draws = self._draws(run, prompts, _Models(policy, critic, reference), looking, metrics)
+            draws = self._draws(run, prompts, models, looking, metrics)
             experience, found = self.collection(draws)
             experience = self._with_proximal(experience, policy)
-            experience, limits = self._credited(experience, cost_critics)
+            experience, limits = self._credited(experience, costs)
             experience, compared = _without_anchors(experience)
             experience = self._select(experience, after_credit=True)
             metrics |= found | limits | compared | self.regulariser.observe(experience)
             with run.phase("update"):
-                prior = self.regulariser
-                loss = objective.with_kl(prior.loss_coefficient, prior.loss_estimator, prior.loss_reduction)
-                if critic is not None:
-                    learned = critic.update(
-                        experience, self.value_objective, self.epochs, self.minibatches, run.seed + step
-                    )
-                    metrics |= {f"critic/{name}": value for name, value in learned.items()}
-                for name, group in cost_critics.items():
-                    if group is not None:
-                        lesson = cost_lesson(experience, name)
-                        learned = group.update(
-                            lesson, self.value_objective, self.epochs, self.minibatches, run.seed + step
-                        )
-                        metrics |= {f"constraint/{name}/critic/{key}": value for key, value in learned.items()}
-                if step > self.critic_warmup:
-                    beside = None if self.rehearsal is None else self.rehearsal.lesson()
-                    learned = policy.update(
-                        _counted(experience),
-                        loss,
-                        self.epochs,
-                        self.minibatches,
-                        run.seed + step,
-                        reference,
-                        beside,
-                    )
-                    metrics |= {f"policy/{name}": value for name, value in learned.items()}
+                metrics |= self._update(models, experience, objective, step, run.seed + step)
                 self.rollout.learned(policy)
             metrics |= _describe(experience)
             if looking:
@@ -383,6 +361,28 @@ class Online(Stage, name="online"):
             credited = with_lessons(credited, {name: self.credit(cost) for name, cost in costs.items()})
             credited = credited.replace(values=experience.values, returns=self.credit(experience).returns)
         return credited.replace(score=experience.score, rewards=experience.rewards), metrics
+
+    def _update(
+        self, models: _Models, experience: Experience, objective: PolicyObjective, step: int, seed: int
+    ) -> dict[str, float]:
+        """Critics learn first, then the policy; each its own lesson, in the same minibatches."""
+        metrics: dict[str, float] = {}
+
+        def learn(name: str, group: ModelGroup, batch: Experience, loss: Objective, **more: Any) -> None:
+            learned = group.update(batch, loss, self.epochs, self.minibatches, seed, **more)
+            metrics.update({f"{name}/{key}": value for key, value in learned.items()})
+
+        if models.critic is not None:
+            learn("critic", models.critic, experience, self.value_objective)
+        for name, group in models.costs.items():
+            if group is not None:
+                learn(f"constraint/{name}/critic", group, cost_lesson(experience, name), self.value_objective)
+        if step > self.critic_warmup:
+            prior = self.regulariser
+            loss = objective.with_kl(prior.loss_coefficient, prior.loss_estimator, prior.loss_reduction)
+            beside = None if self.rehearsal is None else self.rehearsal.lesson()
+            learn("policy", models.policy, _counted(experience), loss, reference=models.reference, beside=beside)
+        return metrics
 
     def _select(self, experience: Experience, after_credit: bool) -> Experience:
         for selection in self.selection:
