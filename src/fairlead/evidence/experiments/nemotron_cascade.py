@@ -18,7 +18,7 @@ from fairlead.worlds import Drills
 
 __all__ = ["DomainCascade"]
 
-_WEAK, _STEPS = 0.3, 120
+_WEAK, _STRONG, _STEPS = 0.3, 0.6, 120
 
 
 class DomainCascade(Experiment, name="nemotron-cascade"):
@@ -36,7 +36,7 @@ class DomainCascade(Experiment, name="nemotron-cascade"):
         f"of 32, AdamW at 1e-3). Then {_STEPS} rollouts a domain of 24 prompts with 8 samples, one update each, no KL, group-relative "
         "advantages, AdamW at 3e-4 begun anew in each stage. The reward is the share of right tokens. After each stage every domain is judged "
         "on all its 25 tasks, 4 samples each, at temperature 1. forgotten: the largest over domains of the best value after any stage less the "
-        "last; shortfall: 1 less the mean of the last values."
+        f"last; shortfall: 1 less the mean of the last values. Figures ending in strong: the same from demonstrations with {_STRONG:.0%} right."
     )
     baseline: ClassVar[str] = (
         f"imitation of right answers, {_STEPS} steps of 32 a domain, AdamW at 3e-4, in the same order"
@@ -47,29 +47,46 @@ class DomainCascade(Experiment, name="nemotron-cascade"):
         AtMost("shortfall", 0.1),
     )
 
+    remarks: ClassVar[str] = (
+        "From the weak start the claim did not hold. The imitation had not learned to count (0.33, where its demonstrations have 0.44), so the "
+        "last stage had to learn that from nothing, and without KL and without old tasks nothing held the rest. Imitation in the same order "
+        "forgot as much or more. The arm from a strong start was added after the verdict was known: there all domains were in the network, as they "
+        "are in the paper's, and little was forgotten by either."
+    )
+
     def measure(self, seed: int, folder: Path) -> Measurement:
-        world = Drills(seed=seed)
-        data = {
-            name: str(world.save_tasks(folder / f"{name}.jsonl", *made))
-            for name, made in {"weak": (40, _WEAK), "right": (1, 1.0), "judged": (4, 1.0)}.items()
-        }
-        warm = {
-            "part": "sft",
-            "model": str(world.save_model(folder / "model")),
-            "data": data["weak"],
-            "steps": 1000,
-            "optimiser": {"learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05},
-        }
-        stages: dict[str, Any] = {"warm": _IMITATION | warm}
-        for chain, make in (("reward", _reinforce), ("imitation", _imitate)):
-            names = ["warm"]
-            for domain in world.domains:
-                stages[f"{chain}-{domain}"] = make(world, f"stage:{names[-1]}", data["right"], domain)
-                names.append(f"{chain}-{domain}")
-            stages[f"judge-{chain}"] = _judge(world, names, data["judged"])
-        recipe = Recipe.model_validate({"seed": seed, "runtime": {"threads": 1}, "stages": stages})
-        results = execute(recipe, folder / "run", quiet=True).results
-        return Measurement(*(_figures(world, results[f"judge-{chain}"]) for chain in ("reward", "imitation")))
+        weak, strong = (_chains(seed, folder / name, right) for name, right in (("weak", _WEAK), ("strong", _STRONG)))
+        figures = [
+            own | {f"{name}_strong": other[name] for name in ("forgotten", "shortfall")}
+            for own, other in zip(weak, strong, strict=True)
+        ]
+        return Measurement(*figures)
+
+
+def _chains(seed: int, folder: Path, right: float) -> list[dict[str, float]]:
+    """Both cascades from one start, whose demonstrations are right to this share."""
+    folder.mkdir()
+    world = Drills(seed=seed)
+    made = {"start": (40, right), "right": (1, 1.0), "judged": (4, 1.0)}
+    data = {name: str(world.save_tasks(folder / f"{name}.jsonl", *how)) for name, how in made.items()}
+    start = {
+        "part": "sft",
+        "model": str(world.save_model(folder / "model")),
+        "data": data["start"],
+        "steps": 1000,
+        "optimiser": {"learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05},
+    }
+    stages: dict[str, Any] = {"warm": _IMITATION | start}
+    chains = {"reward": _reinforce, "imitation": _imitate}
+    for chain, make in chains.items():
+        names = ["warm"]
+        for domain in world.domains:
+            stages[f"{chain}-{domain}"] = make(world, f"stage:{names[-1]}", data["right"], domain)
+            names.append(f"{chain}-{domain}")
+        stages[f"judge-{chain}"] = _judge(world, names, data["judged"])
+    recipe = Recipe.model_validate({"seed": seed, "runtime": {"threads": 1}, "stages": stages})
+    results = execute(recipe, folder / "run", quiet=True).results
+    return [_figures(world, results[f"judge-{chain}"]) for chain in chains]
 
 
 _IMITATION: dict[str, Any] = {"packed": False, "learn": "last", "batch_size": 32, "save_every": 0}
