@@ -57,7 +57,7 @@ def run_stages(directory: Path, stages: dict[str, Any], quiet: bool = True, **ot
 def logged(directory: Path, stage: str | None = None) -> list[dict[str, Any]]:
     """The metrics of a stage (or of all), without what a clock says."""
     rows = [row for row in read_json_lines(directory / "metrics.jsonl") if stage in (None, row["stage"])]
-    timed = ("time", "tokens_per_second")
+    timed = ("time", "tokens_per_second", "peak_memory")
     return [{k: v for k, v in row.items() if k not in timed and not k.startswith("seconds/")} for row in rows]
 
 

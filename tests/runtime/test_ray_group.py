@@ -316,7 +316,7 @@ def run_stage(stage: Any, directory: Path, runtime: RuntimeSpec) -> tuple[list[d
     finally:
         run.close()
     rows = read_json_lines(directory / "metrics.jsonl")
-    clock = ("time", "tokens_per_second")
+    clock = ("time", "tokens_per_second", "peak_memory")
     logged = [{k: v for k, v in row.items() if k not in clock and not k.startswith("seconds/")} for row in rows]
     return logged, load_model(
         GroupSpec(role="policy", model={"path": str(directory / "stages" / "one" / "model")}).model

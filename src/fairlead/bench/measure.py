@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from fairlead.recipes import Recipe
 from fairlead.recipes.execute import execute
 from fairlead.runs import read_json_lines
 from fairlead.runtime.machine import processor, usable_cores
+from fairlead.runtime.memory import peak_memory
 
 __all__ = ["PHASES", "BenchError", "Job", "Measurement", "machine", "measure", "measure_apart"]
 
@@ -90,7 +90,7 @@ def measure(job: Job, directory: Path | None = None) -> Measurement:
             "stages": {"bench": job.stage},
         }
     )
-    imported = _peak_mebibytes()
+    imported = peak_memory()
     execute(recipe, directory, quiet=True)
     rows = read_json_lines(directory / "metrics.jsonl")
     ends = [row["time"] for row in rows]
@@ -107,7 +107,7 @@ def measure(job: Job, directory: Path | None = None) -> Measurement:
         tokens=[float(row["tokens"]) for row in rows[1:]],
         phases=phases,
         metrics=rows,
-        peak_mib=_peak_mebibytes(),
+        peak_mib=peak_memory(),
         imported_mib=imported,
         versions={
             "fairlead": fairlead.__version__,
@@ -129,16 +129,6 @@ def measure_apart(job: Job, environment: dict[str, str] | None = None) -> Measur
             last = "\n".join(done.stderr.strip().splitlines()[-15:])
             raise BenchError(f"the measurement ended with exit code {done.returncode}:\n{last}")
         return Measurement(**json.loads(result.read_text(encoding="utf-8")))
-
-
-def _peak_mebibytes() -> float:
-    """Largest resident memory of this process so far."""
-    try:  # what `getrusage` says of a new process begins with the peak of the process that started it
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def machine() -> dict[str, Any]:

@@ -66,6 +66,10 @@ class StageData:
     result: dict[str, Any] | None = None
     missing: list[str] = field(default_factory=list)
 
+    def phases(self) -> list[str]:
+        """The metrics of the seconds of every phase, without those of its parts and of the whole step."""
+        return [name for name in self.names("seconds/") if name.count("/") == 1 and name != "seconds/step"]
+
     def names(self, kind: str = "") -> list[str]:
         """Every metric (of a kind such as `monitor/`), in the order in which they first appear."""
         return list(

@@ -207,11 +207,9 @@ def _time_card(run: RunData) -> list[Card]:
     total = sum(seconds or 0.0 for _, seconds in by_stage)
     phases: dict[str, float] = {}
     for stage in run.stages:
-        for name in stage.names("seconds/"):
-            if name != "seconds/step":
-                phases[name.removeprefix("seconds/")] = phases.get(name.removeprefix("seconds/"), 0.0) + float(
-                    stage.curve(name).values.sum()
-                )
+        for name in stage.phases():
+            phase = name.removeprefix("seconds/")
+            phases[phase] = phases.get(phase, 0.0) + float(stage.curve(name).values.sum())
     rest = total - sum(phases.values())
     if phases and rest > 0.01 * total:
         phases["other"] = rest

@@ -39,7 +39,7 @@ from fairlead.runs.console import RunConsole
 from fairlead.runs.files import RunError, atomic_folder, read_json, write_json
 from fairlead.runs.metrics import JsonLines, MetricSinks
 from fairlead.runtime import GroupSpec, ModelGroup, OptimiserSpec, RuntimeSpec, open_group
-from fairlead.runtime.memory import give_back_freed_memory
+from fairlead.runtime.memory import give_back_freed_memory, peak_memory
 
 __all__ = ["Interrupted", "Run", "StageRun", "Stateful"]
 
@@ -301,7 +301,7 @@ class StageRun:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measure a phase of the step; its seconds are logged as `seconds/NAME`."""
+        """Measure a phase of the step; its seconds are logged as `seconds/NAME`. PHASE/NAME is a part of PHASE."""
         started = time.perf_counter()
         yield
         self._phases[name] = self._phases.get(name, 0.0) + time.perf_counter() - started
@@ -309,13 +309,15 @@ class StageRun:
     def log(self, step: int, metrics: dict[str, float], headline: tuple[str, ...] = ()) -> None:
         """Log one step: to the file, TensorBoard, trackers and the console (there only the `headline` metrics).
 
-        Seconds of every phase and of the step so far are added, and `tokens_per_second` when `tokens` is among the metrics.
+        Seconds of every phase and of the step so far are added, this process's peak memory so far, and `tokens_per_second` when
+        `tokens` is among the metrics.
         """
         metrics = {name: float(value) for name, value in metrics.items()}
         self._phases["step"] = time.perf_counter() - self._started
         if "tokens" in metrics:
             metrics["tokens_per_second"] = metrics["tokens"] / max(self._phases["step"], 1e-9)
         metrics |= {f"seconds/{name}": seconds for name, seconds in self._phases.items()}
+        metrics["peak_memory"] = peak_memory()
         self.run.metrics.write({"stage": self.id, "step": step, "time": time.time(), **metrics})
         self.run.sinks.write(self.id, step, metrics)
         self.run.console.step(step, {name: metrics[name] for name in headline if name in metrics})

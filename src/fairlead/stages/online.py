@@ -227,7 +227,7 @@ class Online(Stage, name="online"):
             experience = self._select(experience, after_credit=True)
             metrics |= found | limits | compared | self.regulariser.observe(experience)
             with run.phase("update"):
-                metrics |= self._update(models, experience, objective, step, run.seed + step)
+                metrics |= self._update(run, models, experience, objective, step)
                 self.rollout.learned(policy)
             metrics |= _describe(experience)
             if looking:
@@ -265,7 +265,7 @@ class Online(Stage, name="online"):
                 samples = self._roll_out(models.policy, prompts, looking)
                 metrics |= {f"rollout/{name}": value for name, value in self.rollout.metrics().items()}
             with run.phase("judge"):
-                experience = self._weigh(self._judge(samples, models, metrics))
+                experience = self._weigh(self._judge(run, samples, models, metrics))
                 if looking:
                     metrics |= self._monitor(samples)
             yield experience
@@ -290,18 +290,23 @@ class Online(Stage, name="online"):
                 begin(row)
         return samples
 
-    def _judge(self, samples: Samples, models: _Models, metrics: dict[str, float]) -> Experience:
+    def _judge(self, run: StageRun, samples: Samples, models: _Models, metrics: dict[str, float]) -> Experience:
         """Fill in what the models say about the samples, then score them: sources in other processes are at work meanwhile."""
         experience = Experience.from_samples(samples)
         temperature = self.rollout.temperature
-        experience = experience.replace(logprobs=self._old_logprobs(samples, experience, models.policy, temperature))
+        with run.phase("judge/policy"):
+            logprobs = self._old_logprobs(samples, experience, models.policy, temperature)
+            experience = experience.replace(logprobs=logprobs)
         if models.critic is not None:
-            experience = experience.replace(values=models.critic.values(experience))
+            with run.phase("judge/critic"):
+                experience = experience.replace(values=models.critic.values(experience))
         if self.needs_reference:
-            logprobs = reference_logprobs(models.policy, models.reference, experience, temperature)
-            experience = experience.replace(reference_logprobs=logprobs)
+            with run.phase("judge/reference"):
+                logprobs = reference_logprobs(models.policy, models.reference, experience, temperature)
+                experience = experience.replace(reference_logprobs=logprobs)
         for name, source in self.rewards.items():
-            experience.channels[name] = source.ask(samples)
+            with run.phase(f"judge/{name}"):
+                experience.channels[name] = source.ask(samples)
             metrics |= {f"reward/{name}/{key}": value for key, value in source.metrics().items()}
         return experience
 
@@ -363,13 +368,14 @@ class Online(Stage, name="online"):
         return credited.replace(score=experience.score, rewards=experience.rewards), metrics
 
     def _update(
-        self, models: _Models, experience: Experience, objective: PolicyObjective, step: int, seed: int
+        self, run: StageRun, models: _Models, experience: Experience, objective: PolicyObjective, step: int
     ) -> dict[str, float]:
         """Critics learn first, then the policy; each its own lesson, in the same minibatches."""
         metrics: dict[str, float] = {}
 
         def learn(name: str, group: ModelGroup, batch: Experience, loss: Objective, **more: Any) -> None:
-            learned = group.update(batch, loss, self.epochs, self.minibatches, seed, **more)
+            with run.phase(f"update/{name}"):
+                learned = group.update(batch, loss, self.epochs, self.minibatches, run.seed + step, **more)
             metrics.update({f"{name}/{key}": value for key, value in learned.items()})
 
         if models.critic is not None:
@@ -433,6 +439,7 @@ def _describe(experience: Experience) -> dict[str, float]:
         "score": float(experience.score[counted].mean()) if bool(counted.any()) else float("nan"),
         "score_spread": float(experience.score[counted].std()) if int(counted.sum()) > 1 else 0.0,
         "length": float(lengths.mean()),
+        "longest": float(lengths.max()),
         "truncated": float(experience.truncated.float().mean()),
         "empty": sum(not row["response"].strip() for row in experience.rows) / len(experience),
         "distinct": len(set(zip(experience.group.tolist(), (row["response"] for row in experience.rows), strict=True)))

@@ -17,13 +17,12 @@ __all__ = ["seconds_figure"]
 
 def seconds_figure(stage: StageData, used: set[str], points: int) -> Figure | None:
     """Seconds of each phase, stacked; what no phase accounts for is shown as the rest."""
-    names = stage.names("seconds/")
-    used |= set(names)
+    used |= {*stage.names("seconds/"), "peak_memory"}
     whole = stage.curve("seconds/step")
     if not whole:
         return None
     lines, total = [], np.zeros_like(whole.values)
-    for index, name in enumerate(name for name in names if name != "seconds/step"):
+    for index, name in enumerate(stage.phases()):
         curve = stage.curve(name)
         found = dict(zip(curve.steps.tolist(), curve.values.tolist(), strict=True))
         values = np.array([found.get(step, 0.0) for step in whole.steps.tolist()])
