@@ -26,7 +26,7 @@ from fairlead.generation import Sampling, generate
 from fairlead.models import ModelSpec, load_model, load_tokenizer
 from fairlead.models import attention as ours
 from fairlead.objectives import PPOClip
-from fairlead.runtime import GroupSpec, OptimiserSpec
+from fairlead.runtime import GroupSpec, Lesson, OptimiserSpec
 from fairlead.runtime.machine import hardware_precisions, processor
 from fairlead.runtime.worker import ModelWorker
 
@@ -96,7 +96,7 @@ def training(shape: tuple[int, int, int], precision: str, rounds: int) -> dict[s
         model = ModelSpec(path=MODEL, attention=implementation)  # type: ignore[arg-type]
         optimiser = OptimiserSpec(tokens_per_microbatch=4096)
         worker = ModelWorker(GroupSpec(role="policy", model=model, precision=precision, optimiser=optimiser))  # type: ignore[arg-type]
-        sides[name] = lambda worker=worker: worker.step(batch, objective)
+        sides[name] = lambda worker=worker: worker.step([Lesson(batch, objective)])
     return medians(sides, rounds)
 
 
