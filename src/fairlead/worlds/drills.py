@@ -12,12 +12,11 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fairlead.batch import Samples
 from fairlead.rewards import Reward
+from fairlead.worlds.models import save_random_llama
 
 __all__ = ["DrillReward", "Drills"]
 
@@ -36,27 +35,8 @@ class Drills:
 
     def save_model(self, directory: Path) -> Path:
         """Write a random model and its tokenizer."""
-        vocabulary = {word: i for i, word in enumerate((_END, *self.domains, *map(str, range(self.base))))}
-        config = LlamaConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=32,
-            tie_word_embeddings=False,
-            pad_token_id=0,
-            eos_token_id=0,
-            bos_token_id=None,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            LlamaForCausalLM(config).save_pretrained(directory)
-        inner = Tokenizer(models.WordLevel(vocabulary, unk_token=_END))
-        inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=_END, eos_token=_END).save_pretrained(directory)
-        return directory
+        words = (_END, *self.domains, *map(str, range(self.base)))
+        return save_random_llama(directory, words, hidden=64, heads=4, seed=self.seed)
 
     def save_tasks(self, path: Path, copies: int = 1, right: float = 1.0) -> Path:
         """Write every task `copies` times as JSONL, with its domain as `kind` and a response.

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from fairlead.batch import Experience, Samples, row_table
 from fairlead.diagnostics import Diagnostic
 from fairlead.rewards import Reward
 from fairlead.runtime import ModelGroup
+from fairlead.worlds.models import word_tokenizer
 
 __all__ = ["PlanProbability", "PlanReward", "PlanWorld", "plan_of"]
 
@@ -101,9 +101,7 @@ class PlanWorld:
             model.model.embed_tokens.weight.copy_(torch.eye(size))
             model.lm_head.weight.copy_(table / math.sqrt(size))  # the norm makes the root of `size` of a one
         model.save_pretrained(directory)
-        inner = Tokenizer(models.WordLevel(self.vocabulary, unk_token=_END))
-        inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=_END, eos_token=_END).save_pretrained(directory)
+        word_tokenizer(list(self.vocabulary)).save_pretrained(directory)
         return directory
 
     def save_prompts(self, path: Path) -> Path:

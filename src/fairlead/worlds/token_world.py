@@ -20,13 +20,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from fairlead.batch import Samples, left_pad, right_pad, row_table
 from fairlead.generation import Sampling, filtered_logits
 from fairlead.runtime import ModelGroup
+from fairlead.worlds.models import save_random_llama, word_tokenizer
 
 __all__ = ["TokenWorld"]
 
@@ -85,35 +85,15 @@ class TokenWorld:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A word-level tokenizer; it pads with its end token, so that every token of the vocabulary is in the language."""
-        vocabulary = {"<end>": _END} | {symbol: index + 1 for index, symbol in enumerate(self.symbols)}
-        inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<end>"))
-        inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<end>", eos_token="<end>")
+        return word_tokenizer(("<end>", *self.symbols))
 
     def save_model(self, directory: Path, hidden: int = 32, layers: int = 2, spread: float = 0.12) -> Path:
         """Write the reference policy, a tiny random Llama, and return its directory.
 
         `spread` is the standard deviation of its weights: larger ones make its answers more certain.
         """
-        config = LlamaConfig(
-            vocab_size=1 + len(self.symbols),
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=32,
-            tie_word_embeddings=False,
-            pad_token_id=_END,
-            eos_token_id=_END,
-            bos_token_id=None,
-            initializer_range=spread,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            LlamaForCausalLM(config).save_pretrained(directory)
-        self.tokenizer().save_pretrained(directory)
-        return directory
+        words = ("<end>", *self.symbols)
+        return save_random_llama(directory, words, hidden=hidden, heads=2, layers=layers, seed=self.seed, spread=spread)
 
     # -- data --------------------------------------------------------------------------------------------------------
 

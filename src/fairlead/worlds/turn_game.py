@@ -17,15 +17,14 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fairlead.batch import Samples
 from fairlead.rewards import Reward
 from fairlead.rollouts import Environment, Reply, Talk
 from fairlead.rollouts.talk import talks_to_samples
 from fairlead.runtime import ModelGroup
+from fairlead.worlds.models import save_random_llama
 
 __all__ = ["Echo", "TurnGame", "TurnGameReward"]
 
@@ -90,27 +89,7 @@ class TurnGame:
 
     def save_model(self, directory: Path, seed: int = 0) -> Path:
         """Write a tiny random Llama that knows the language's words, and return its directory."""
-        config = LlamaConfig(
-            vocab_size=len(_TOKENS),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=32,
-            tie_word_embeddings=False,
-            pad_token_id=0,
-            eos_token_id=0,
-            bos_token_id=None,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            LlamaForCausalLM(config).save_pretrained(directory)
-        inner = Tokenizer(models.WordLevel({token: i for i, token in enumerate(_TOKENS)}, unk_token="<end>"))
-        inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<end>", eos_token="<end>")
-        tokenizer.save_pretrained(directory)
-        return directory
+        return save_random_llama(directory, _TOKENS, hidden=32, heads=2, seed=seed)
 
     def save_demonstrations(self, path: Path, count: int, seed: int) -> Path:
         """Write dialogues of the reference as documents, from which a model learns to be the reference."""
