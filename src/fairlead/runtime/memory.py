@@ -5,8 +5,8 @@ Does not know: models, batches.
 
 A training step frees and asks for the same large buffers again and again. By default glibc maps and unmaps them each time, and
 every page is then zeroed anew by the kernel: some 100,000 page faults a step for a small model. oneDNN keeps the kernels of the
-last 1,024 shapes; rows without padding have another shape in every micro-batch, and kernels of shapes that never come again were
-300 MiB after fifty micro-batches of the shipped model. What a step uses in all its layers is far fewer.
+last 1,024 shapes; rows without padding have another shape in every micro-batch, so that kernels of shapes which never come again fill it. What a step uses
+in all its layers is far fewer.
 """
 
 from __future__ import annotations

@@ -174,13 +174,10 @@ class Online(Stage, name="online"):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the reference model must be asked."""
-        asking = (self.regulariser, self.credit, self.rollout)
-        return (
-            any(part.needs_reference for part in asking)
-            or any(part.needs_reference for part in self.shaping)
-            or any(part.needs_reference for part in self.selection)
-        )
+        """Whether a part reads the reference's log-probabilities of the samples."""
+        parts: list[Regulariser | Credit | Shaping | Selection]
+        parts = [self.regulariser, self.credit, *self.shaping, *self.selection]
+        return any(part.needs_reference for part in parts)
 
     def run(self, run: StageRun) -> dict[str, Any]:
         updates = self.epochs * self.minibatches
@@ -192,7 +189,8 @@ class Online(Stage, name="online"):
             name: self._open_critic(run, f"critic-{name}", constraint.critic or self.critic, self.steps * updates)
             for name, constraint in self.constraints.items()
         }
-        reference = open_reference(run, self.reference, self.model) if self.needs_reference else None
+        asked = self.needs_reference or self.rollout.needs_reference
+        reference = open_reference(run, self.reference, self.model) if asked else None
         models = _Models(policy, critic, reference, costs)
         self.rollout.open(run, self.model, reference)
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
