@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from fairlead.data import DataError
@@ -16,7 +17,7 @@ from fairlead.recipes.execute import resume
 from fairlead.rollouts import SampleRollout
 from fairlead.runs import Interrupted, RunError, read_json, read_json_lines
 from tiny_models import save_tiny_model
-from tiny_runs import PROMPTS, Cycle, run_stages, write_records
+from tiny_runs import PROMPTS, Cycle, run_stages, tiny_recipe, write_records
 
 
 def evaluation(shelf: Path, folder: Path, **changes: Any) -> dict[str, Any]:
@@ -64,6 +65,15 @@ def test_batches_of_prompts_change_nothing(shelf: Path, tmp_path: Path) -> None:
     assert found(one)["distances"]["after"] == pytest.approx(found(other)["distances"]["after"], rel=1e-4)
     assert (one / "samples.jsonl").read_text().count("\n") == 3 * 2
     assert (other / "samples.jsonl").read_text().count("\n") == 3 * 4
+
+
+def test_answers_are_compared_with_each_other_and_with_nothing_else() -> None:
+    stage = {"models": {"a": "x"}, "prompts": "p.jsonl", "judges": {"j": "length"}, "rollout": "against-opponent"}
+    with pytest.raises(
+        ValidationError, match="rollout against-opponent draws others beside them: set rollout.part to sample"
+    ):
+        tiny_recipe({"evaluate": stage})
+    tiny_recipe({"evaluate": stage | {"rollout": "sample"}})
 
 
 def test_no_prompt_at_all_is_an_error(shelf: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from fairlead import functional
@@ -47,6 +47,15 @@ class Evaluate(Stage, name="evaluate"):
     batch_size: int = Field(
         256, ge=1, description="prompts answered at a time; a run that is asked to stop stops between two batches"
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Evaluate:
+        if self.rollout.draws_anchor:
+            raise ValueError(
+                f"the models' answers are compared with each other, and rollout {self.rollout.part_name} draws others beside them: "
+                "set rollout.part to sample"
+            )
+        return self
 
     def run(self, run: StageRun) -> dict[str, Any]:
         records, report = to_prompts([run.read(source) for source in self.prompts])
