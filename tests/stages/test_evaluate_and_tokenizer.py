@@ -70,7 +70,7 @@ def test_batches_of_prompts_change_nothing(shelf: Path, tmp_path: Path) -> None:
 def test_answers_are_compared_with_each_other_and_with_nothing_else() -> None:
     stage = {"models": {"a": "x"}, "prompts": "p.jsonl", "judges": {"j": "length"}, "rollout": "against-opponent"}
     with pytest.raises(
-        ValidationError, match="rollout against-opponent draws others beside them: set rollout.part to sample"
+        ValidationError, match=r"rollout against-opponent draws others beside them: set rollout\.part to sample"
     ):
         tiny_recipe({"evaluate": stage})
     tiny_recipe({"evaluate": stage | {"rollout": "sample"}})
