@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 
 import torch
 
 from fairlead.batch import Experience
-from fairlead.rollouts import Lagged, Once, Refill
+from fairlead.rollouts import Once, Refill
 from tiny_batches import experience
 
 
@@ -48,14 +47,3 @@ def test_nothing_counts_anywhere() -> None:
     batch, metrics = Refill(most_draws=3)(draws(*[[0.0] * 4] * 5, asked=asked))
     assert asked == [0, 1, 2] and metrics["collection/filled"] == 0
     assert batch.group.tolist() == [0, 0, 1, 1] and torch.equal(batch.weight, torch.zeros(4))
-
-
-def test_lagged_hands_out_what_was_drawn_so_many_steps_ago() -> None:
-    asked: list[int] = []
-    lagged, rollouts = Lagged(steps=2), draws(*[[1.0] * 4] * 5, asked=asked)
-    assert [int(lagged(rollouts)[0].score[0]) for _ in range(2)] == [0, 1]
-    assert asked == [0, 1, 2, 3]
-    resumed = Lagged(steps=2)
-    resumed.load_state_dict(pickle.loads(pickle.dumps(lagged.state_dict())))  # as a checkpoint does
-    assert [int(resumed(rollouts)[0].score[0]) for _ in range(1)] == [2] and asked == [0, 1, 2, 3, 4]
-    assert Lagged().stale and not Lagged(steps=0).stale and not Once().stale

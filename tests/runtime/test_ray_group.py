@@ -301,7 +301,7 @@ def test_more_workers_than_gpus(monkeypatch: pytest.MonkeyPatch, ray_policy: Any
     import ray
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
-    with pytest.raises(RuntimeError, match=r"runtime\.workers is 3, but Ray sees 2 GPUs: set runtime\.workers=2"):
+    with pytest.raises(RuntimeError, match=r"runtime\.workers is 3, but Ray sees 2 GPUs, of which 2 are taken"):
         open_group(spec(), RuntimeSpec(backend="ray", workers=3))
 
 

@@ -2,7 +2,7 @@
 
 from fairlead.rollouts.base import Rollout
 from fairlead.rollouts.baseline import WithBaseline
-from fairlead.rollouts.collection import Collection, Lagged, Once, Refill
+from fairlead.rollouts.collection import Collection, Once, Refill
 from fairlead.rollouts.dialogue import Branches, Dialogue
 from fairlead.rollouts.environments import (
     Environment,
@@ -28,7 +28,6 @@ __all__ = [
     "Environment",
     "FunctionEnvironment",
     "GreedyBaseline",
-    "Lagged",
     "LookaheadTree",
     "MixedPolicy",
     "ModelUser",

@@ -23,6 +23,9 @@ class Rollout(Part, slot="rollout"):
     draws_anchor: ClassVar[bool] = False
     """Whether some rows are marked in `samples.anchor`: responses that the others are only compared with."""
 
+    beside_policy: ClassVar[bool] = False
+    """Whether it asks models that must be where the policy is trained: mixed with it, or made from its weights."""
+
     @property
     def needs_reference(self) -> bool:
         """Whether the rollout asks the reference model."""

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from fairlead.batch import Experience, concatenate, take
 from fairlead.parts import Part
 
-__all__ = ["Collection", "Lagged", "Once", "Refill"]
+__all__ = ["Collection", "Once", "Refill"]
 
 
 class Collection(Part, slot="collection"):
     """How many rollouts make the batch of a step, and what is kept of them."""
 
     default_part: ClassVar[str] = "once"
-
-    @property
-    def stale(self) -> bool:
-        """Whether the policy may have changed since the batch was drawn."""
-        return False
 
     @abstractmethod
     def __call__(self, draws: Iterator[Experience]) -> tuple[Experience, dict[str, float]]:
@@ -64,34 +59,3 @@ class Refill(Collection, name="refill"):
                 kept.append(take(experience, torch.isin(experience.group, useful).nonzero().squeeze(1)))
         metrics = {"collection/draws": float(drawn), "collection/filled": found / wanted}
         return concatenate(kept) if kept else first, metrics
-
-
-class Lagged(Collection, name="lagged"):
-    """Learn from what the policy of `steps` steps ago sampled, as where sampling runs beside training and never waits.
-
-    The first step draws `steps` rollouts more. The old policy of the ratio is the one that sampled, as the ordinary clip wants it;
-    with `objective.mismatch`, or `old_logprobs: recompute`, it is the policy before the update, and the weights of `mismatch`
-    correct for the steps in between. Here the two take turns, so a recipe shows what staleness costs and gains no time from it.
-
-    Source: Noukhovitch et al. 2024 (arXiv 2410.18252), asynchronous RLHF; Hilton et al. 2022 (arXiv 2110.00641) for the
-    separation of the two old policies.
-    """
-
-    steps: int = Field(1, ge=0, description="steps between a rollout and the update that learns from it; 0: none")
-
-    _waiting: list[Experience] = PrivateAttr(default_factory=list)
-
-    @property
-    def stale(self) -> bool:
-        return self.steps > 0
-
-    def __call__(self, draws: Iterator[Experience]) -> tuple[Experience, dict[str, float]]:
-        while len(self._waiting) <= self.steps:
-            self._waiting.append(next(draws))
-        return self._waiting.pop(0), {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"waiting": self._waiting}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._waiting = state["waiting"]

@@ -76,6 +76,7 @@ class AgainstOpponent(SampleRollout, name="against-opponent"):
     """
 
     draws_anchor: ClassVar[bool] = True
+    beside_policy: ClassVar[bool] = True
 
     opponent: Opponent = Field(default_factory=MixedPolicy, description="who gives the other responses")
     opponent_n: int = Field(

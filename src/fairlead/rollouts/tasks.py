@@ -44,6 +44,10 @@ class RolloutByTask(Rollout, name="by-task"):
         return self._all[0].draws_anchor
 
     @property
+    def beside_policy(self) -> bool:  # type: ignore[override]
+        return any(part.beside_policy for part in self._all)
+
+    @property
     def n(self) -> int:
         """The fewest samples of a prompt."""
         return min(getattr(part, "n", 1) for part in self._all)

@@ -95,8 +95,9 @@ class Run:
         self.sinks = MetricSinks(directory / "tensorboard", trackers or [], name, config or {})
         self.results: dict[str, dict[str, Any]] = {}
         self.stopping = False
-        if self.runtime.threads is not None:
-            torch.set_num_threads(self.runtime.threads)
+        threads = self.runtime.threads_each
+        if threads is not None:
+            torch.set_num_threads(threads)
 
     def stage(self, identifier: str, part: str) -> StageRun:
         """The context of one stage; what a try without checkpoint logged is forgotten."""
@@ -224,8 +225,9 @@ class StageRun:
         optimiser: OptimiserSpec | None = None,
         total_steps: int = 0,
         labels: int = 1,
+        apart: bool = False,
     ) -> ModelGroup:
-        """Open a model group; a trained one becomes part of every checkpoint."""
+        """Open a model group, `apart` in the runtime's samplers; a trained one becomes part of every checkpoint."""
         if optimiser is not None and not optimiser.total_steps:
             optimiser = optimiser.model_copy(update={"total_steps": total_steps})
         spec = GroupSpec(
@@ -239,7 +241,7 @@ class StageRun:
             seed=_seed(self.seed, role),
             weights_seed=_seed(self.run.seed, "weights"),
         )
-        group = open_group(spec, self.runtime)
+        group = open_group(spec, self.runtime, apart)
         self._groups.append(group)
         if optimiser is not None:
             self._kept[role] = group

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fairlead.generation import VllmSpec
 from fairlead.runtime.group import GroupSpec, ModelGroup, Precision
 from fairlead.runtime.local import LocalGroup
-from fairlead.runtime.machine import fast_bfloat16
+from fairlead.runtime.machine import fast_bfloat16, usable_cores
 
 __all__ = ["RuntimeSpec", "open_group"]
 
@@ -35,11 +35,24 @@ class RuntimeSpec(BaseModel):
     vllm: VllmSpec = Field(
         default_factory=VllmSpec, description="how vLLM is set up; the own engine needs nothing of it"
     )
+    samplers: int = Field(
+        0,
+        ge=0,
+        description="worker processes of Ray that only sample, for `online`, which then trains meanwhile if it draws `ahead`; "
+        "0: the policy samples where it is trained",
+    )
     threads: int | None = Field(
         None,
         ge=1,
-        description="CPU threads of torch in each process; null: torch's choice, on Ray an equal share of the cores",
+        description="CPU threads of torch in each process; null: torch's choice, on Ray and with samplers an equal share of the cores",
     )
+
+    @property
+    def threads_each(self) -> int | None:
+        """Threads of each process; None leaves them to it."""
+        if self.threads is None and self.samplers:
+            return max(1, usable_cores() // (self.workers + self.samplers))
+        return self.threads
 
     def settled(self) -> RuntimeSpec:
         """The same with `auto` decided for this machine; what a run writes down, so that it goes on as it began."""
@@ -48,10 +61,11 @@ class RuntimeSpec(BaseModel):
         return self.model_copy(update={"precision": "bfloat16" if fast_bfloat16() else "float32"})
 
 
-def open_group(spec: GroupSpec, runtime: RuntimeSpec) -> ModelGroup:
-    """Open a model group on the chosen back end."""
-    if runtime.backend == "local":
+def open_group(spec: GroupSpec, runtime: RuntimeSpec, apart: bool = False) -> ModelGroup:
+    """Open a model group on the chosen back end, or `apart` in the processes that only sample."""
+    if runtime.backend == "local" and not apart:
         return LocalGroup(spec)
     from fairlead.runtime.ray_group import RayGroup  # Ray is optional and slow to import
 
-    return RayGroup(spec, workers=runtime.workers, threads=runtime.threads)
+    workers = runtime.samplers if apart else runtime.workers
+    return RayGroup(spec, workers=workers, threads=runtime.threads_each, place="samplers" if apart else "workers")

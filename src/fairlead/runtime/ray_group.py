@@ -3,8 +3,8 @@
 Knows: Ray, how rows are dealt out and results put together again.
 Does not know: what the workers do with their rows (`replica.py`), methods.
 
-The first group starts `workers` processes; later groups with the same number of workers move in with them, and the last one
-to close ends them. Each verb puts its batch into Ray's object store once, and every worker takes its rows from there.
+The first group starts `workers` processes; later groups with the same number of workers in the same place move in with them, and
+the last one to close ends them. Each verb puts its batch into Ray's object store once, and every worker takes its rows from there.
 
 Without RAY_ADDRESS a Ray instance of this machine alone is started. With it (`auto`, or HOST:PORT) that cluster is used; its
 machines must have Fairlead installed and see the run directory and the models under the same paths.
@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -52,12 +52,12 @@ class RayGroup(ModelGroup):
     take the same optimiser step and stay equal. Rank 0 writes checkpoints.
     """
 
-    def __init__(self, spec: GroupSpec, workers: int, threads: int | None = None) -> None:
+    def __init__(self, spec: GroupSpec, workers: int, threads: int | None = None, place: str = "workers") -> None:
         self.spec = spec
         self._ray = _start_ray()
         self._processes: _Processes | None = None
         self._name = f"{spec.role}-{next(_numbers)}"
-        self._processes = _Processes.share(self._ray, workers, threads)
+        self._processes = _Processes.share(self._ray, workers, threads, place)
         try:
             self._everywhere("open", spec.model_copy(update={"model": _findable(spec.model)}))
         except BaseException:
@@ -237,15 +237,24 @@ def _start_ray() -> Any:
     return ray
 
 
+class _Key(NamedTuple):
+    """What processes have in common."""
+
+    node: str
+    workers: int
+    threads: int | None
+    place: str
+
+
 class _Processes:
     """Worker processes in which the groups of this driver live together."""
 
-    _running: ClassVar[dict[tuple[str, int, int | None], _Processes]] = {}
+    _running: ClassVar[dict[_Key, _Processes]] = {}
 
     @classmethod
-    def share(cls, ray: Any, workers: int, threads: int | None) -> _Processes:
-        """The processes for groups of so many workers, started if there are none; ends with as many calls of `leave`."""
-        key = (ray.get_runtime_context().get_node_id(), workers, threads)
+    def share(cls, ray: Any, workers: int, threads: int | None, place: str) -> _Processes:
+        """The processes for groups of so many workers in one place, started if there are none; ends with as many calls of `leave`."""
+        key = _Key(ray.get_runtime_context().get_node_id(), workers, threads, place)
         processes = cls._running.get(key)
         if processes is None:
             processes = cls(ray, key)
@@ -253,14 +262,17 @@ class _Processes:
         processes._groups += 1
         return processes
 
-    def __init__(self, ray: Any, key: tuple[str, int, int | None]) -> None:
+    def __init__(self, ray: Any, key: _Key) -> None:
         self._ray, self._key, self._groups = ray, key, 0
-        _, workers, threads = key
+        self.actors: list[Any] = []
+        workers, threads = key.workers, key.threads
         devices = int(ray.cluster_resources().get("GPU", 0))
-        if devices and workers > devices:
+        others = sum(len(processes.actors) for processes in self._running.values())
+        if devices and workers + others > devices:
             raise RuntimeError(
-                f"runtime.workers is {workers}, but Ray sees {devices} GPU{'s' if devices > 1 else ''}: "
-                f"set runtime.workers={devices} or less, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to work on CPUs"
+                f"runtime.{key.place} is {workers}, but Ray sees {devices} GPU{'s' if devices > 1 else ''}, of which {others} "
+                f"{'is' if others == 1 else 'are'} taken: every worker and sampler needs one of its own. Set runtime.workers and "
+                "runtime.samplers to less, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to work on CPUs"
             )
         # CPUs are not reserved: the driver waits while workers work, and other roles' models are in the same processes.
         actor = ray.remote(num_cpus=0, num_gpus=1 if devices else 0, scheduling_strategy="SPREAD")(_Actor)
@@ -346,7 +358,7 @@ class _Processes:
         if waiting:
             missing = ", ".join(str(asked[reference]) for reference in waiting)
             raise RuntimeError(
-                f"worker {missing} of {self._key[1]} did not start within {seconds:.0f} s: Ray has {ray.available_resources()} free; "
+                f"worker {missing} of {self._key.workers} did not start within {seconds:.0f} s: Ray has {ray.available_resources()} free; "
                 "lower runtime.workers, or free the GPUs"
             )
         return answers

@@ -28,10 +28,11 @@ from fairlead.parts import nearest
 from fairlead.regularisers import KL, Regulariser
 from fairlead.rewards import Reward, combine
 from fairlead.rollouts import Collection, Once, Rollout, SampleRollout
-from fairlead.runs import StageRun
+from fairlead.runs import RunError, StageRun
 from fairlead.runtime import ModelGroup, OptimiserSpec
 from fairlead.selection import Selection
 from fairlead.shaping import Shaping
+from fairlead.stages.ahead import Ahead, Draw
 from fairlead.stages.base import (
     Model,
     Sources,
@@ -57,6 +58,8 @@ class _Models:
     reference: ModelGroup | None
     costs: dict[str, ModelGroup | None]
     """The critic of each constraint's cost."""
+    rollouts: Ahead
+    """What the policy draws, or the group that draws for it."""
 
 
 class Online(Stage, name="online"):
@@ -85,6 +88,12 @@ class Online(Stage, name="online"):
 
     rollout: Rollout = Field(default_factory=SampleRollout, description="how responses are drawn")
     collection: Collection = Field(default_factory=Once, description="how many rollouts make the batch of a step")
+    ahead: int = Field(
+        0,
+        ge=0,
+        description="rollouts that are drawn before they are needed, so that each was sampled by the policy of so many steps ago, which "
+        "is the old policy of the ratio; with `runtime.samplers` they are sampled while training goes on",
+    )
     regulariser: Regulariser = Field(default_factory=KL, description="what keeps the policy near the reference")
     shaping: list[Shaping] = Field(default_factory=list, description="what becomes of the score, in order")
     selection: list[Selection] = Field(default_factory=list, description="which samples count, in order")
@@ -191,8 +200,10 @@ class Online(Stage, name="online"):
         }
         asked = self.needs_reference or self.rollout.needs_reference
         reference = open_reference(run, self.reference, self.model) if asked else None
-        models = _Models(policy, critic, reference, costs)
+        rollouts = Ahead(self.ahead, policy, self._open_sampler(run))
+        models = _Models(policy, critic, reference, costs, rollouts)
         self.rollout.open(run, self.model, reference)
+        run.keep("rollouts", rollouts)
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
             source.open(run, name)
         records, report, longest = fitting_prompts(
@@ -217,7 +228,7 @@ class Online(Stage, name="online"):
             looking = step % self.monitor_every == 0 or step in (1, self.steps)
             metrics: dict[str, float] = {}
             prompts = self._prompts(records, sampler, policy, longest, run.seed + step)
-            draws = self._draws(run, prompts, models, looking, metrics)
+            draws = self._draws(run, prompts, models, self.steps - step, looking, metrics)
             experience, found = self.collection(draws)
             experience = self._with_proximal(experience, policy)
             experience, limits = self._credited(experience, costs)
@@ -255,24 +266,28 @@ class Online(Stage, name="online"):
             yield prompts_batch(chosen, policy.codec, seed, offset, maximum=longest, overlong="truncate_left")
 
     def _draws(
-        self, run: StageRun, batches: Iterator[Prompts], models: _Models, looking: bool, metrics: dict[str, float]
+        self,
+        run: StageRun,
+        batches: Iterator[Prompts],
+        models: _Models,
+        left: int,
+        looking: bool,
+        metrics: dict[str, float],
     ) -> Iterator[Experience]:
         """One rollout after another, judged and weighed, as many as the collection asks for; the last one's metrics stay."""
-        for prompts in batches:
+        while True:
             with run.phase("rollout"):
-                samples = self._roll_out(models.policy, prompts, looking)
-                metrics |= {f"rollout/{name}": value for name, value in self.rollout.metrics().items()}
+                draw = self._drawn(batches, models.rollouts, left, looking)
+                metrics |= {f"rollout/{name}": value for name, value in draw.metrics.items()}
             with run.phase("judge"):
-                experience = self._weigh(self._judge(run, samples, models, metrics))
+                experience = self._weigh(self._judge(run, draw, models, metrics))
                 if looking:
-                    metrics |= self._monitor(samples)
+                    metrics |= self._monitor(draw.samples)
             yield experience
 
-    def _roll_out(self, policy: ModelGroup, prompts: Prompts, looking: bool) -> Samples:
-        """Samples of the prompts; with `overlap` their judges begin with each of them as soon as it is finished."""
-        if not self.overlap:
-            return self.rollout(policy, prompts)
-        judges = [*self.rewards.values(), *(self.monitors.values() if looking else ())]
+    def _drawn(self, batches: Iterator[Prompts], rollouts: Ahead, left: int, looking: bool) -> Draw:
+        """The next rollout; with `overlap` judges begin with each response as soon as it is finished and no other waits before it."""
+        judges = [*self.rewards.values(), *(self.monitors.values() if looking else ())] if self.overlap else []
         told = 0
 
         def begin(row: dict[str, Any]) -> None:
@@ -281,20 +296,24 @@ class Online(Stage, name="online"):
             for judge in judges:
                 judge.begin(row)
 
-        with policy.watched(begin):
-            samples = self.rollout(policy, prompts)
-        if not told:  # a sampler that hands over all rows at once; the models' passes can still be used
-            for row in samples.rows:
-                begin(row)
-        return samples
+        def draw(policy: ModelGroup, prompts: Prompts) -> Draw:
+            with policy.watched(None if self.ahead else begin):
+                samples = self.rollout(policy, prompts)
+            logprobs = self._old_logprobs(samples, policy) if self.ahead else None
+            return Draw(samples, logprobs, self.rollout.metrics())
 
-    def _judge(self, run: StageRun, samples: Samples, models: _Models, metrics: dict[str, float]) -> Experience:
+        drawn = rollouts(batches, draw, left)
+        if not told:
+            for row in drawn.samples.rows:
+                begin(row)
+        return drawn
+
+    def _judge(self, run: StageRun, draw: Draw, models: _Models, metrics: dict[str, float]) -> Experience:
         """Fill in what the models say about the samples, then score them: sources in other processes are at work meanwhile."""
-        experience = Experience.from_samples(samples)
-        temperature = self.rollout.temperature
+        samples, temperature = draw.samples, self.rollout.temperature
         with run.phase("judge/policy"):
-            logprobs = self._old_logprobs(samples, experience, models.policy, temperature)
-            experience = experience.replace(logprobs=logprobs)
+            logprobs = self._old_logprobs(samples, models.policy) if draw.logprobs is None else draw.logprobs
+        experience = Experience.from_samples(samples).replace(logprobs=logprobs)
         if models.critic is not None:
             with run.phase("judge/critic"):
                 experience = experience.replace(values=models.critic.values(experience))
@@ -308,18 +327,18 @@ class Online(Stage, name="online"):
             metrics |= {f"reward/{name}/{key}": value for key, value in source.metrics().items()}
         return experience
 
-    def _old_logprobs(self, samples: Samples, experience: Experience, policy: ModelGroup, temperature: float) -> Tensor:
-        """[B, T]: recomputed by the trainer, the first ratio is exactly one; the sampler's cost nothing."""
+    def _old_logprobs(self, samples: Samples, policy: ModelGroup) -> Tensor:
+        """[B, T] by the policy that sampled: recomputed as the trainer does, the first ratio is exactly one; the sampler's cost nothing."""
         if self.old_logprobs == "sampler" or (self.old_logprobs == "auto" and policy.spec.exact_sampler):
             found = self.rollout.logprobs(samples)
             if found is not None and not bool(found.isnan().any()):
                 return found
-        return policy.token_logprobs(experience, temperature)
+        return policy.token_logprobs(samples, self.rollout.temperature)
 
     def _with_proximal(self, experience: Experience, policy: ModelGroup) -> Experience:
         """A batch that waited gets the policy of now as old policy of the ratio, where the objective corrects for the wait itself."""
         anew = self.old_logprobs == "recompute" or self.objective.mismatch is not None
-        if not (self.collection.stale and anew):
+        if not (self.ahead and anew):
             return experience
         return experience.replace(logprobs=policy.token_logprobs(experience, self.rollout.temperature))
 
@@ -408,6 +427,17 @@ class Online(Stage, name="online"):
         }
 
     # -- what the step needs --------------------------------------------------------------------------------------------
+
+    def _open_sampler(self, run: StageRun) -> ModelGroup | None:
+        """Processes that only sample, where the runtime has any."""
+        if not run.runtime.samplers:
+            return None
+        if self.rollout.beside_policy:
+            raise RunError(
+                f"stage {run.id}: rollout {self.rollout.part_name} asks models that are where the policy is trained, and with "
+                f"runtime.samplers={run.runtime.samplers} it is sampled elsewhere: set runtime.samplers to 0"
+            )
+        return run.open("sampler", self.model.model_copy(update={"lora": None}), apart=True)
 
     def _open_critic(self, run: StageRun, role: str, model: ModelSpec | None, updates: int) -> ModelGroup | None:
         if not self.credit.needs_values:

@@ -15,7 +15,7 @@ from fairlead.evidence.experiments.online_baselines import OnlineExperiment, lab
 __all__ = ["Asynchronous"]
 
 _LAG = 4
-_LAGGED: dict[str, Any] = {"credit": "rloo", "collection": {"part": "lagged", "steps": _LAG}}
+_LAGGED: dict[str, Any] = {"credit": "rloo", "ahead": _LAG}
 
 
 class Asynchronous(OnlineExperiment, name="asynchronous"):
@@ -39,7 +39,7 @@ class Asynchronous(OnlineExperiment, name="asynchronous"):
         "It did not: the weights learned less than none, and the ordinary clip around the policy that sampled (relative_gap_clip) did best of the "
         "three. With four steps of lag, five batches in a row come from nearly the same policy, and each pushes the same tokens. The "
         "ordinary clip stops pushing a token once its ratio has left the range; the other two forms begin each ratio at one and push "
-        "on, and cut weights make tokens that the policy has left count less, those with negative advantages among them. So `lagged` "
+        "on, and cut weights make tokens that the policy has left count less, those with negative advantages among them. So `ahead` "
         "compares with the policy that sampled unless it is told otherwise. These remarks were written after the figures."
     )
 
