@@ -62,6 +62,75 @@ def test_a_dumped_recipe_loads_again_as_it_was(name: str, tmp_path: Path) -> Non
     assert dump_recipe(load_recipe(str(path))) == text
 
 
+# -- extending another recipe -----------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_what_is_written_over_an_extended_recipe_and_what_stays(tmp_path: Path) -> None:
+    write(
+        tmp_path / "base.yaml",
+        """
+about: not inherited
+seed: 4
+stages:
+  sft: {model: some/model, data: [a.jsonl, b.jsonl], steps: 3}
+  gone: {part: sft, model: some/model, data: a.jsonl}
+  online:
+    model: stage:sft
+    prompts: a.jsonl
+    rewards: {length: length}
+    credit: {part: gae, lam: 0.9}
+    objective: ppo-clip
+    shaping: [normalise]
+""",
+    )
+    mine = write(
+        tmp_path / "mine.yaml",
+        """
+extends: base.yaml
+stages:
+  sft: {model: {dtype: bfloat16}, data: c.jsonl}
+  gone: null
+  last: {part: sft, model: stage:online, data: a.jsonl}
+  online:
+    credit: {part: reinforce}
+    objective: {clip_high: 0.1}
+    shaping: []
+""",
+    )
+    loaded = load_recipe(str(mine), ["sft.steps=5"])
+    assert (loaded.name, loaded.about, loaded.seed) == ("mine", "", 4)
+    assert list(loaded.stages) == ["sft", "online", "last"]
+    sft, online = (loaded.stages[name].model_dump() for name in ("sft", "online"))
+    assert (sft["model"]["path"], sft["model"]["dtype"], sft["steps"]) == ("some/model", "bfloat16", 5)
+    assert [source["path"] for source in sft["data"]] == ["c.jsonl"]
+    assert online["credit"]["part"] == "reinforce" and "lam" not in online["credit"]
+    assert (online["objective"]["part"], online["objective"]["clip_high"], online["shaping"]) == ("ppo-clip", 0.1, [])
+    assert "length" in online["rewards"]
+
+
+def test_a_shipped_recipe_is_extended_by_name(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.yaml", "extends: ppo\nstages: {online: {part: online, steps: 7}}\n")
+    loaded, ppo = load_recipe(str(mine)), load_recipe("ppo")
+    assert loaded.stages["online"].model_dump() == ppo.stages["online"].model_dump() | {"steps": 7}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends: ppoo\n", "extends: 'ppoo' is no shipped recipe and no file beside"),
+        ("extends: 3\n", "extends: 3 is no shipped recipe"),
+        ("extends: mine.yaml\n", "extends: 'mine.yaml' is extended by itself"),
+    ],
+)
+def test_a_recipe_that_cannot_be_extended(tmp_path: Path, text: str, said: str) -> None:
+    assert said in complaint(write(tmp_path / "mine.yaml", text))
+
+
 # -- overrides ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """From a recipe's name or path and dotted overrides to a validated recipe.
 
-Knows: YAML, the shipped recipes, overrides, plugins, and how to say what is wrong.
+Knows: YAML, the shipped recipes, what it is to extend a recipe, overrides, plugins, and how to say what is wrong.
 Does not know: how recipes are run.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.resources
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,66 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
 
 
 def read_recipe_file(name: str) -> dict[str, Any]:
-    """The YAML tree of a shipped recipe or of a file; without a name it is called like the file."""
+    """The YAML tree of a shipped recipe or of a file, with what it extends; without a name it is called like the file."""
     shipped = shipped_recipes()
     path = shipped.get(name) or Path(name)
     if not path.is_file():
         raise RecipeError(
             name, [Problem("recipe", f"no such file and no shipped recipe of this name; {nearest(name, shipped)}")]
         )
+    tree = _read(path, name)
+    tree.setdefault("name", path.stem)
+    seen = [path.resolve()]
+    while "extends" in tree:
+        extended = tree.pop("extends")
+        path = _extended(extended, path, name)
+        if path.resolve() in seen:
+            raise RecipeError(name, [Problem("extends", f"{extended!r} is extended by itself")])
+        seen.append(path.resolve())
+        tree = _extend(_read(path, name), tree)
+    return tree
+
+
+def _extended(extended: Any, path: Path, where: str) -> Path:
+    """The file that the recipe at `path` extends: a shipped recipe, or a path, first of all from the folder of the recipe."""
+    shipped = shipped_recipes()
+    if isinstance(extended, str):
+        for found in (shipped.get(extended), path.parent / extended, Path(extended)):
+            if found is not None and found.is_file():
+                return found
+    problem = f"{extended!r} is no shipped recipe and no file beside {path}; {nearest(str(extended), shipped)}"
+    raise RecipeError(where, [Problem("extends", problem)])
+
+
+def _extend(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """A recipe on top of the one that it extends: stages keep their place or come behind, and one that is null is left out."""
+    whole = _merge({key: value for key, value in base.items() if key not in ("name", "about")}, tree)
+    given = tree.get("stages")
+    if isinstance(given, dict) and isinstance(base.get("stages"), dict):
+        gone = {key for key, stage in given.items() if stage is None and key in base["stages"]}
+        whole["stages"] = {key: stage for key, stage in whole["stages"].items() if key not in gone}
+    return whole
+
+
+def _merge(old: Any, new: Any, above: tuple[str, ...] = ()) -> Any:
+    """`new` over `old`, which stand below the keys `above`: mappings key by key, unless they name different parts; else `new`."""
+    if isinstance(old, str) and isinstance(new, dict):
+        old = _written_out(old, above)
+    if not (isinstance(old, dict) and isinstance(new, dict)) or _other_part(old, new, above):
+        return new
+    return old | {
+        key: _merge(old[key], value, (*above, str(key))) if key in old else value for key, value in new.items()
+    }
+
+
+def _other_part(old: dict[str, Any], new: dict[str, Any], above: tuple[str, ...]) -> bool:
+    """Whether `new` names a part other than that of `old`, which may follow from a stage's identifier."""
+    implied = above[-1] if above[:-1] == ("stages",) else None
+    return "part" in new and new["part"] != old.get("part", implied)
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    """The YAML tree of one file."""
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except UnicodeDecodeError as error:
@@ -92,7 +146,6 @@ def read_recipe_file(name: str) -> dict[str, Any]:
         raise RecipeError(name, [Problem(line, f"not valid YAML: {getattr(error, 'problem', error)}")]) from None
     if not isinstance(tree, dict):
         raise RecipeError(name, [Problem(str(path), "a recipe is a mapping with the key `stages`")])
-    tree.setdefault("name", path.stem)
     return _own(tree)  # type: ignore[no-any-return]
 
 
@@ -155,10 +208,15 @@ def _enter(here: Any, name: str, above: list[str], where: str) -> Any:
     if child is None:
         child = here[key] = {}
     elif isinstance(child, str):
-        child = here[key] = {"path" if _BY_PATH & {name, *above[-1:]} else "part": child}
+        child = here[key] = _written_out(child, (*above, name))
     elif not isinstance(child, dict | list):
         raise RecipeError(where, [Problem(path, f"is the value {child!r}; there is nothing below it to set")])
     return child
+
+
+def _written_out(text: str, above: Sequence[str]) -> dict[str, Any]:
+    """What a bare string below the keys `above` is short for."""
+    return {"path" if _BY_PATH & set(above[-2:]) else "part": text}
 
 
 _BY_PATH = frozenset({"model", "models", "reference", "critic", "data", "prompts", "validation"})
