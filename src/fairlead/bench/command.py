@@ -28,9 +28,9 @@ from fairlead.parts import nearest
 from fairlead.runs import write_json
 from fairlead.runtime.machine import hardware_precisions
 
-__all__ = ["bench"]
+__all__ = ["DATA", "bench", "set_up"]
 
-_DATA = "fairlead:starter/train"
+DATA = "fairlead:starter/train"
 _SPARE = 2  # prompts for that many more steps than are taken, so that none comes twice
 
 
@@ -40,7 +40,7 @@ def bench(
     precisions: Sequence[str] | None = None,
     steps: int = 3,
     threads: int | None = None,
-    data: str = _DATA,
+    data: str = DATA,
     out: Path | None = None,
     apart: bool = True,
     roof: Roof | None = None,
@@ -61,7 +61,7 @@ def bench(
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="fairlead-bench-") as folder:
         for name in rows:
-            work = _work(ROWS[name], model, data, steps, Path(folder))
+            work = set_up(ROWS[name], model, data, steps, Path(folder))
             cost = ModelCost.of(work.model)
             for precision in precisions or hardware_precisions():
                 tell(f"{name}, {precision}")
@@ -79,7 +79,7 @@ def bench(
     return _show(page)
 
 
-def _work(row: Row, model: str, data: str, steps: int, folder: Path) -> Work:
+def set_up(row: Row, model: str, data: str, steps: int, folder: Path) -> Work:
     """Models and data of a row; random ones are written once and used again."""
     if model not in SIZES:
         prompts = folder / f"prompts-{row.prompt_tokens}.jsonl"

@@ -49,6 +49,8 @@ class Job:
     precision: str = "float32"
     threads: int | None = None
     seed: int = 0
+    samplers: int = 0
+    """Processes that only sample; the stage then wants `ahead`."""
 
 
 @dataclass
@@ -86,7 +88,7 @@ def measure(job: Job, directory: Path | None = None) -> Measurement:
         {
             "name": "bench",
             "seed": job.seed,
-            "runtime": {"precision": job.precision, "threads": job.threads},
+            "runtime": {"precision": job.precision, "threads": job.threads, "samplers": job.samplers},
             "stages": {"bench": job.stage},
         }
     )
