@@ -53,8 +53,17 @@ class Pool:
         self._key, self._users = key, 0
 
     def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout: float) -> Any:
-        """A future of `function(*arguments)`, whose process is killed after `timeout` seconds of work."""
-        return self._processes.schedule(function, args=arguments, timeout=timeout)
+        """A future of `function(*arguments)`, whose process is killed after `timeout` seconds of work.
+
+        Raises RuntimeError when the pool has broken down.
+        """
+        try:
+            return self._processes.schedule(function, args=arguments, timeout=timeout)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"the worker processes of rewards and tools have broken down ({error}). They import the program that started the "
+                'run: if that is a script, what it does must stand below `if __name__ == "__main__":`'
+            ) from error
 
     def leave(self) -> None:
         """One part less."""
