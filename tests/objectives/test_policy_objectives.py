@@ -63,6 +63,7 @@ def test_ppo_by_hand() -> None:
         {"ratio": "sequence"},
         {"ratio": "geometric"},
         {"entropy_coefficient": 0.1},
+        {"entropy_coefficient": 0.1, "entropy_target": 3.0},
         {"aggregation": "sequence-mean-token-mean"},
         {"aggregation": "sequence-mean-token-sum"},
         {"aggregation": "constant-length", "maximum_length": 4},
@@ -177,6 +178,31 @@ def test_kl_in_the_loss(estimator: str) -> None:
 def test_entropy_is_a_bonus() -> None:
     with_bonus = loss_of(PPOClip(entropy_coefficient=0.5), batch())[0]
     assert with_bonus == pytest.approx(loss_of(PPOClip(), batch())[0] - 0.5 * float(ENTROPY.sum() / 6))
+
+
+@pytest.mark.parametrize(("target", "sign"), [(0.5, 1), (2.0, -1)])
+def test_the_distance_to_an_entropy_target(target: float, sign: int) -> None:
+    """Tokens drawn had log-probabilities of −1 in the mean, so an entropy of 1: above 0.5, below 2.
+
+    The loss is 0.1·|H − H*| with the policy's H = 3.7 / 6, as long as H is on the side where the rollout's was.
+    """
+    objective = PPOClip(entropy_coefficient=0.1, entropy_target=target)
+    added = loss_of(objective, batch())[0] - loss_of(PPOClip(), batch())[0]
+    assert added == pytest.approx(0.1 * abs(float(ENTROPY.sum()) / 6 - target), abs=1e-6)
+    rows = objective.prepare(batch())
+    entropy = ENTROPY.clone().requires_grad_()
+    objective(Outputs(logprobs=NEW, entropy=entropy), rows)[0].backward()
+    torch.testing.assert_close(entropy.grad, sign * 0.1 * rows.mask / 6)
+
+
+def test_an_entropy_target_needs_a_weight() -> None:
+    with pytest.raises(ValidationError, match="set entropy_coefficient above 0"):
+        PPOClip(entropy_target=1.0)
+
+
+def test_a_target_kl_is_a_limit_on_the_kl_to_the_old_policy() -> None:
+    assert PPOClip().limits == {}
+    assert PPOClip(target_kl=0.02).limits == pytest.approx({"old_kl": 0.03})
 
 
 @pytest.mark.parametrize("ratio", ["token", "sequence", "geometric"])

@@ -51,6 +51,19 @@ def test_online_methods_approach_the_optimum(lab: Laboratory, method: str) -> No
     assert figures["relative_gap"] < 0.06, figures
 
 
+def test_an_entropy_target_is_kept(lab: Laboratory) -> None:
+    """Without KL and target the entropy goes from 1.2 nats a token to nearly none; with a target it stays there."""
+    entropy = {}
+    for name, objective in (
+        ("free", "ppo-clip"),
+        ("held", {"part": "ppo-clip", "entropy_coefficient": 1.0, "entropy_target": 0.8}),
+    ):
+        stage = lab.online(40, 24, 4, 5e-3, regulariser=kl(coefficient=0), credit="rloo", objective=objective)
+        last = [row["policy/entropy"] for row in lab.run(stage, name=name).metrics[-10:]]
+        entropy[name] = sum(last) / len(last)
+    assert entropy["free"] < 0.3 and abs(entropy["held"] - 0.8) < 0.2, entropy
+
+
 @pytest.mark.parametrize("estimator", ["k2", "k3-ratio"])
 def test_grpo_with_the_kl_in_the_loss_comes_to_rest_elsewhere(tmp_path: Path, estimator: str) -> None:
     """`scale: group` divides the reward and not the KL: it converges to the scaled optimum, not to π*; `none` goes to π*.
