@@ -66,6 +66,36 @@ def test_fields_of_group_relative(fields: dict[str, Any]) -> None:
     assert same == (fields == {"scale": "group"})
 
 
+def test_a_penalty_within_the_comparison_or_behind_it() -> None:
+    """Every token costs 0.1. Compared: 0.8 and 2.9 about 1.85. Behind: 1 and 3 about 2, less what the token and later ones cost."""
+    batch = experience([[-1, -1], [-1]], score=[1.0, 3.0], group=[0, 0])
+    batch = batch.replace(rewards=batch.rewards - 0.1 * batch.mask)
+    compared, behind = (GroupRelative(scale="none", penalty=p)(batch).advantages for p in ("compared", "to-go"))
+    torch.testing.assert_close(compared, torch.tensor([[-1.05, -1.05], [1.05, 0.0]]))
+    torch.testing.assert_close(behind, torch.tensor([[-1.2, -1.1], [0.9, 0.0]]))
+    alone = LeaveOneOut(penalty="to-go")(batch).advantages
+    torch.testing.assert_close(alone, torch.tensor([[-2.2, -2.1], [1.9, 0.0]]))
+    white = ReinforcePlusPlus(baseline="group", penalty="to-go")(batch).advantages
+    torch.testing.assert_close(white, functional.whiten(behind, batch.mask))
+
+
+def test_whitening_with_n_or_one_less() -> None:
+    """The numbers of R = (−0.1, 0, 0.05, 1), V = (0.5, 0.4, 0.6, 0.8), λ 0.95."""
+    batch = experience([[-1] * 4], rewards=[[-0.1, 0, 0.05, 1]], values=[[0.5, 0.4, 0.6, 0.8]])
+    unbiased, biased = (GAE(unbiased=u)(batch).advantages for u in (True, False))
+    torch.testing.assert_close(unbiased, torch.tensor([[-0.140529, 1.201687, 0.166978, -1.228136]]))
+    torch.testing.assert_close(biased, torch.tensor([[-0.162269, 1.387589, 0.192809, -1.418129]]))
+    togo = ReinforcePlusPlus(unbiased=False)(batch).advantages
+    torch.testing.assert_close(togo.square().mean(), torch.tensor(1.0))
+
+
+def test_rewards_of_tokens_are_scaled_about_their_mean() -> None:
+    """R = (0, 2, 4): mean 2, deviation 2 (n − 1): (1, 2, 3), whose returns are 6, 5, 3."""
+    batch = experience([[-1] * 3], rewards=[[0, 2, 4]], values=[[0, 0, 0]])
+    made = GAE(lam=1.0, whiten=False, scale_rewards=True)(batch)
+    torch.testing.assert_close(made.returns, torch.tensor([[6.0, 5.0, 3.0]]))
+
+
 def test_the_epsilon_must_be_positive() -> None:
     with pytest.raises(ValidationError):
         GroupRelative(epsilon=0.0)
@@ -109,10 +139,13 @@ ALL = [
     GroupRelative(scale="batch"),
     LeaveOneOut(),
     LeaveOneOut(normalise=True),
+    LeaveOneOut(penalty="to-go"),
+    GAE(unbiased=False),
     Reinforce(),
     Reinforce(baseline="none"),
     ReinforcePlusPlus(),
     ReinforcePlusPlus(baseline="group"),
+    ReinforcePlusPlus(baseline="group", penalty="to-go"),
 ]
 
 

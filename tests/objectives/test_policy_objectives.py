@@ -175,6 +175,17 @@ def test_kl_in_the_loss(estimator: str) -> None:
     assert loss == pytest.approx(loss_of(PPOClip(), rows)[0] + 0.3 * mean, abs=1e-6)
 
 
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3-ratio"])
+def test_a_clamp_on_the_kl_in_the_loss(estimator: str) -> None:
+    rows = batch()
+    kl = functional.kl_estimate(NEW, rows.reference_logprobs, estimator.removesuffix("-ratio"), 0.1)
+    if estimator == "k3-ratio":
+        kl = kl * functional.importance_ratio(NEW, rows.logprobs)
+    _, metrics, _ = loss_of(PPOClip().with_kl(0.3, estimator, clamp=0.1), rows)
+    assert metrics["loss_kl"] == pytest.approx(float(functional.masked_mean(kl, rows.mask)), abs=1e-6)
+    assert metrics["loss_kl"] != pytest.approx(loss_of(PPOClip().with_kl(0.3, estimator), rows)[1]["loss_kl"], abs=1e-4)
+
+
 def test_entropy_is_a_bonus() -> None:
     with_bonus = loss_of(PPOClip(entropy_coefficient=0.5), batch())[0]
     assert with_bonus == pytest.approx(loss_of(PPOClip(), batch())[0] - 0.5 * float(ENTROPY.sum() / 6))
@@ -265,6 +276,18 @@ def test_value_clip_by_hand() -> None:
         loss, metrics = objective(Outputs(values=values), objective.prepare(rows))
         assert float(loss) == pytest.approx(expected)
         assert float(metrics["error"]) == 1 and float(metrics["mean"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [("token-mean", 7 / 6), ("sequence-mean-token-mean", 1.5), ("sequence-mean-token-sum", 1.75)],
+)
+def test_how_value_losses_become_one_number(aggregation: str, expected: float) -> None:
+    """Errors 1 and 1 of one response, √5 of another: half the squares are ½, ½ and 2½."""
+    rows = experience([[-1.0, -1.0], [-1.0]], values=[[0, 0], [0]], returns=[[1, 1], [5**0.5]])
+    objective = ValueClip(clip=None, aggregation=aggregation)
+    loss, _ = objective(Outputs(values=torch.zeros(2, 2)), objective.prepare(rows))
+    assert float(loss) == pytest.approx(expected)
 
 
 def test_cispo_by_hand() -> None:

@@ -123,6 +123,7 @@ class PolicyObjective(Objective, slot="objective"):
     _kl_coefficient: float = PrivateAttr(0.0)
     _kl_estimator: str = PrivateAttr("k3")
     _kl_reduction: str = PrivateAttr("loss")
+    _kl_clamp: float | None = PrivateAttr(None)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -133,10 +134,11 @@ class PolicyObjective(Objective, slot="objective"):
     def limits(self) -> dict[str, float]:
         return {} if self.target_kl is None else {"old_kl": _KL_TOLERANCE * self.target_kl}
 
-    def with_kl(self, coefficient: float, estimator: str, reduction: str = "loss") -> Self:
+    def with_kl(self, coefficient: float, estimator: str, reduction: str = "loss", clamp: float | None = None) -> Self:
         """A copy that adds coefficient × KL to the loss, aggregated as the loss is or as `regularisers.kl.KL.reduction` says."""
         copy = self.model_copy()
-        copy._kl_coefficient, copy._kl_estimator, copy._kl_reduction = coefficient, estimator, reduction
+        copy._kl_coefficient, copy._kl_estimator = coefficient, estimator
+        copy._kl_reduction, copy._kl_clamp = reduction, clamp
         return copy
 
     def prepare(self, batch: Experience) -> Experience:
@@ -217,7 +219,9 @@ class PolicyObjective(Objective, slot="objective"):
         """[B, T]: exact over the vocabulary, or estimated from the token that was drawn."""
         if self._kl_estimator in _EXACT_KL:
             return getattr(outputs, _EXACT_KL[self._kl_estimator])  # type: ignore[no-any-return]
-        return functional.kl_loss(outputs.logprobs, batch.logprobs, batch.reference_logprobs, self._kl_estimator)
+        return functional.kl_loss(
+            outputs.logprobs, batch.logprobs, batch.reference_logprobs, self._kl_estimator, self._kl_clamp
+        )
 
     def _kept(self, logprobs: Tensor, batch: Experience, limit: float) -> Tensor:
         """[B, T] of 0 and 1: not the rows that the policy has left far behind and is still being pushed away from."""
