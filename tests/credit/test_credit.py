@@ -283,14 +283,32 @@ def test_random_lengths_differ_and_are_stored() -> None:
     assert thrice.max() > 5
 
 
+class Letters:
+    """A tokenizer of one letter a token."""
+
+    def token_texts(self, ids: list[int]) -> list[str]:
+        return list("a b, c"[: len(ids)])
+
+
 def test_a_parser(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    (tmp_path / "tree_of.py").write_text("def tree(response, tokens):\n    return [[2, 2], 1]\n")
+    (tmp_path / "tree_of.py").write_text(
+        "def tree(response, pieces):\n    assert response == 'r' and pieces[0] == 'a'\n    return [[2, 2], 1]\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     batch = experience([[-1.0] * 5, [-1.0] * 3], values=[[0.1] * 5, [0.1] * 3])
-    part = MacroGAE(rule="parsing", parser="tree_of:tree", largest=4)
+
+    def segments(**fields: Any) -> list[list[int]]:
+        part = MacroGAE(rule="parsing", **fields)
+        part.at_start(Letters())  # type: ignore[arg-type]
+        found: list[list[int]] = part(batch).extras["segments"].tolist()
+        return found
+
     # The second response has another number of tokens than the tree: single tokens.
-    assert part(batch).extras["segments"].tolist() == [[0, 0, 1, 1, 1], [0, 1, 2, -1, -1]]
-    assert MacroGAE(rule="parsing", parser="tree_of:tree", largest=9)(batch).extras["segments"][0].tolist() == [0] * 5
-    for fields in ({"rule": "parsing"}, {"parser": "tree_of:tree"}):
-        with pytest.raises(ValidationError, match="rule parsing needs `parser`"):
-            MacroGAE(**fields)
+    assert segments(parser="tree_of:tree", largest=4) == [[0, 0, 1, 1, 1], [0, 1, 2, -1, -1]]
+    assert segments(parser="tree_of:tree", largest=9)[0] == [0] * 5
+    # Without one, words: "a " and "b, " of the first response, "a " and "b" of the second, whose one token joins the action before.
+    assert segments(largest=3) == [[0, 0, 1, 1, 1], [0, 0, 0, -1, -1]]
+    with pytest.raises(ValidationError, match="rule fixed parses nothing"):
+        MacroGAE(parser="tree_of:tree")
+    with pytest.raises(ValidationError, match="no function 'three'"):
+        MacroGAE(rule="parsing", parser="tree_of:three")

@@ -290,6 +290,15 @@ def test_how_value_losses_become_one_number(aggregation: str, expected: float) -
     assert float(loss) == pytest.approx(expected)
 
 
+def test_a_critic_with_weights_of_its_own() -> None:
+    """Half the squared errors ½ and 2: with the policy's weights the first alone, with the critic's three to one."""
+    rows = experience([[-1.0], [-1.0]], values=[[0], [0]], returns=[[1], [2]], weight=[1.0, 0.0])
+    for own, expected in ((None, 0.5), (torch.tensor([3.0, 1.0]), 0.875)):
+        objective = ValueClip(clip=None)
+        weighed = objective.prepare(rows.replace(critic_weight=own))
+        assert float(objective(Outputs(values=torch.zeros(2, 1)), weighed)[0]) == pytest.approx(expected)
+
+
 def test_cispo_by_hand() -> None:
     """Ratios e^0.5 and e^-0.5 with bounds 0.8 and 1.2: loss −w·A·log π, gradient −w·A."""
     rows = experience([[-1.0, -1.0]], advantages=[[1.0, -2.0]])

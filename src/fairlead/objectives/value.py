@@ -35,7 +35,8 @@ class ValueObjective(Objective, slot="value-objective"):
         return batch.mask
 
     def prepare(self, batch: Experience) -> Experience:
-        weight = functional.aggregation_weights(self.counted(batch), self.aggregation, batch.weight)
+        rows = batch.weight if batch.critic_weight is None else batch.critic_weight
+        weight = functional.aggregation_weights(self.counted(batch), self.aggregation, rows)
         return batch.replace(loss_weight=weight)
 
     @abstractmethod

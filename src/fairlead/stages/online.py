@@ -207,6 +207,7 @@ class Online(Stage, name="online"):
         )
         run.keep("prompts", sampler)
         self.keep_parts(run)
+        self.at_start(policy.codec)
         if self.rehearsal is not None:
             self.rehearsal.open(run, policy.codec, updates)
         objective = self.objective.at_temperature(self.rollout.temperature)
