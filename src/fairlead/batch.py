@@ -133,6 +133,8 @@ class Experience(TensorClass["shadow"]):  # type: ignore[type-arg,name-defined] 
     """[B, T]: target of the critic."""
     weight: Tensor = NOT_YET
     """[B]: how much a row counts; selection sets it, 0 leaves the row out."""
+    critic_weight: Tensor | None = None
+    """[B]: how much a row counts for a critic; None where it counts as it does for the policy."""
     loss_weight: Tensor = NOT_YET
     """[B, T]: weights that sum the per-token losses to the loss of the whole batch; an objective's `prepare` sets it."""
     extras: TensorDict | None = None
@@ -409,6 +411,8 @@ def by_task(
         assert part is not None
         places.append(rows)
         done.append(apply(part, experience[rows]))
+    if any(one.critic_weight is not None for one in done):
+        done = [one if one.critic_weight is not None else one.replace(critic_weight=one.weight) for one in done]
     extras = {name: value for one in done if one.extras is not None for name, value in one.extras.items()}
     if extras:
         done = [_with_extras(one, extras) for one in done]

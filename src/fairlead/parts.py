@@ -120,6 +120,9 @@ class Part(BaseModel):
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, yet was given {sorted(state)}")
 
+    def at_start(self, codec: Any) -> None:
+        """The stage begins; `codec` is the policy's tokenizer (`fairlead.data.TextCodec`): what reads tokens as text keeps it here."""
+
     def at_step(self, step: int) -> None:
         """Step `step` of the stage begins, counted from 1 as in its metrics: what follows a schedule looks at it here."""
 

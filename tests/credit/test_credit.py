@@ -66,6 +66,36 @@ def test_fields_of_group_relative(fields: dict[str, Any]) -> None:
     assert same == (fields == {"scale": "group"})
 
 
+def test_a_penalty_within_the_comparison_or_behind_it() -> None:
+    """Every token costs 0.1. Compared: 0.8 and 2.9 about 1.85. Behind: 1 and 3 about 2, less what the token and later ones cost."""
+    batch = experience([[-1, -1], [-1]], score=[1.0, 3.0], group=[0, 0])
+    batch = batch.replace(rewards=batch.rewards - 0.1 * batch.mask)
+    compared, behind = (GroupRelative(scale="none", penalty=p)(batch).advantages for p in ("compared", "to-go"))
+    torch.testing.assert_close(compared, torch.tensor([[-1.05, -1.05], [1.05, 0.0]]))
+    torch.testing.assert_close(behind, torch.tensor([[-1.2, -1.1], [0.9, 0.0]]))
+    alone = LeaveOneOut(penalty="to-go")(batch).advantages
+    torch.testing.assert_close(alone, torch.tensor([[-2.2, -2.1], [1.9, 0.0]]))
+    white = ReinforcePlusPlus(baseline="group", penalty="to-go")(batch).advantages
+    torch.testing.assert_close(white, functional.whiten(behind, batch.mask))
+
+
+def test_whitening_with_n_or_one_less() -> None:
+    """The numbers of R = (−0.1, 0, 0.05, 1), V = (0.5, 0.4, 0.6, 0.8), λ 0.95."""
+    batch = experience([[-1] * 4], rewards=[[-0.1, 0, 0.05, 1]], values=[[0.5, 0.4, 0.6, 0.8]])
+    unbiased, biased = (GAE(unbiased=u)(batch).advantages for u in (True, False))
+    torch.testing.assert_close(unbiased, torch.tensor([[-0.140529, 1.201687, 0.166978, -1.228136]]))
+    torch.testing.assert_close(biased, torch.tensor([[-0.162269, 1.387589, 0.192809, -1.418129]]))
+    togo = ReinforcePlusPlus(unbiased=False)(batch).advantages
+    torch.testing.assert_close(togo.square().mean(), torch.tensor(1.0))
+
+
+def test_rewards_of_tokens_are_scaled_about_their_mean() -> None:
+    """R = (0, 2, 4): mean 2, deviation 2 (n − 1): (1, 2, 3), whose returns are 6, 5, 3."""
+    batch = experience([[-1] * 3], rewards=[[0, 2, 4]], values=[[0, 0, 0]])
+    made = GAE(lam=1.0, whiten=False, scale_rewards=True)(batch)
+    torch.testing.assert_close(made.returns, torch.tensor([[6.0, 5.0, 3.0]]))
+
+
 def test_the_epsilon_must_be_positive() -> None:
     with pytest.raises(ValidationError):
         GroupRelative(epsilon=0.0)
@@ -109,10 +139,13 @@ ALL = [
     GroupRelative(scale="batch"),
     LeaveOneOut(),
     LeaveOneOut(normalise=True),
+    LeaveOneOut(penalty="to-go"),
+    GAE(unbiased=False),
     Reinforce(),
     Reinforce(baseline="none"),
     ReinforcePlusPlus(),
     ReinforcePlusPlus(baseline="group"),
+    ReinforcePlusPlus(baseline="group", penalty="to-go"),
 ]
 
 
@@ -250,14 +283,32 @@ def test_random_lengths_differ_and_are_stored() -> None:
     assert thrice.max() > 5
 
 
+class Letters:
+    """A tokenizer of one letter a token."""
+
+    def token_texts(self, ids: list[int]) -> list[str]:
+        return list("a b, c"[: len(ids)])
+
+
 def test_a_parser(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    (tmp_path / "tree_of.py").write_text("def tree(response, tokens):\n    return [[2, 2], 1]\n")
+    (tmp_path / "tree_of.py").write_text(
+        "def tree(response, pieces):\n    assert response == 'r' and pieces[0] == 'a'\n    return [[2, 2], 1]\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     batch = experience([[-1.0] * 5, [-1.0] * 3], values=[[0.1] * 5, [0.1] * 3])
-    part = MacroGAE(rule="parsing", parser="tree_of:tree", largest=4)
+
+    def segments(**fields: Any) -> list[list[int]]:
+        part = MacroGAE(rule="parsing", **fields)
+        part.at_start(Letters())  # type: ignore[arg-type]
+        found: list[list[int]] = part(batch).extras["segments"].tolist()
+        return found
+
     # The second response has another number of tokens than the tree: single tokens.
-    assert part(batch).extras["segments"].tolist() == [[0, 0, 1, 1, 1], [0, 1, 2, -1, -1]]
-    assert MacroGAE(rule="parsing", parser="tree_of:tree", largest=9)(batch).extras["segments"][0].tolist() == [0] * 5
-    for fields in ({"rule": "parsing"}, {"parser": "tree_of:tree"}):
-        with pytest.raises(ValidationError, match="rule parsing needs `parser`"):
-            MacroGAE(**fields)
+    assert segments(parser="tree_of:tree", largest=4) == [[0, 0, 1, 1, 1], [0, 1, 2, -1, -1]]
+    assert segments(parser="tree_of:tree", largest=9)[0] == [0] * 5
+    # Without one, words: "a " and "b, " of the first response, "a " and "b" of the second, whose one token joins the action before.
+    assert segments(largest=3) == [[0, 0, 1, 1, 1], [0, 0, 0, -1, -1]]
+    with pytest.raises(ValidationError, match="rule fixed parses nothing"):
+        MacroGAE(parser="tree_of:tree")
+    with pytest.raises(ValidationError, match="no function 'three'"):
+        MacroGAE(rule="parsing", parser="tree_of:three")

@@ -249,6 +249,27 @@ def test_yaml_of_the_pages_is_yaml_and_whole_recipes_are_valid(tmp_path: Path) -
     assert whole
 
 
+def test_presets_are_the_recipes_of_the_page() -> None:
+    """A shipped `ppo-as-trl` and the page's recipe differ in models, sizes and learning rates only."""
+    ours = {"model", "critic", "prompts", "rewards", "steps", "batch_size", "minibatches", "rollout", "save_every"}
+    pages = {
+        recipe["name"]: Recipe.model_validate(recipe).stages
+        for _, _, kind, text in _FENCE.findall((DOCS / "coming-from.md").read_text(encoding="utf-8"))
+        if kind == "yaml" and "stages" in (recipe := yaml.safe_load(text))
+    }
+    assert set(pages) == {"as-trl", "as-verl", "as-openrlhf"}
+    for library, stages in pages.items():
+        for method, stage in stages.items():
+            trees = [
+                part.model_dump(mode="json", exclude=ours)
+                for part in (stage, load_recipe(f"{method}-{library}").stages["online"])
+            ]
+            for tree in trees:
+                for optimiser in ("optimiser", "critic_optimiser"):
+                    (tree[optimiser] or {}).pop("learning_rate", None)
+            assert trees[0] == trees[1], (method, library)
+
+
 def test_the_error_of_the_page_is_the_error_that_is_shown() -> None:
     from pydantic import ValidationError
 

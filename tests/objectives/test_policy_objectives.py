@@ -63,6 +63,7 @@ def test_ppo_by_hand() -> None:
         {"ratio": "sequence"},
         {"ratio": "geometric"},
         {"entropy_coefficient": 0.1},
+        {"entropy_coefficient": 0.1, "entropy_target": 3.0},
         {"aggregation": "sequence-mean-token-mean"},
         {"aggregation": "sequence-mean-token-sum"},
         {"aggregation": "constant-length", "maximum_length": 4},
@@ -174,9 +175,45 @@ def test_kl_in_the_loss(estimator: str) -> None:
     assert loss == pytest.approx(loss_of(PPOClip(), rows)[0] + 0.3 * mean, abs=1e-6)
 
 
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3-ratio"])
+def test_a_clamp_on_the_kl_in_the_loss(estimator: str) -> None:
+    rows = batch()
+    kl = functional.kl_estimate(NEW, rows.reference_logprobs, estimator.removesuffix("-ratio"), 0.1)
+    if estimator == "k3-ratio":
+        kl = kl * functional.importance_ratio(NEW, rows.logprobs)
+    _, metrics, _ = loss_of(PPOClip().with_kl(0.3, estimator, clamp=0.1), rows)
+    assert metrics["loss_kl"] == pytest.approx(float(functional.masked_mean(kl, rows.mask)), abs=1e-6)
+    assert metrics["loss_kl"] != pytest.approx(loss_of(PPOClip().with_kl(0.3, estimator), rows)[1]["loss_kl"], abs=1e-4)
+
+
 def test_entropy_is_a_bonus() -> None:
     with_bonus = loss_of(PPOClip(entropy_coefficient=0.5), batch())[0]
     assert with_bonus == pytest.approx(loss_of(PPOClip(), batch())[0] - 0.5 * float(ENTROPY.sum() / 6))
+
+
+@pytest.mark.parametrize(("target", "sign"), [(0.5, 1), (2.0, -1)])
+def test_the_distance_to_an_entropy_target(target: float, sign: int) -> None:
+    """Tokens drawn had log-probabilities of −1 in the mean, so an entropy of 1: above 0.5, below 2.
+
+    The loss is 0.1·|H − H*| with the policy's H = 3.7 / 6, as long as H is on the side where the rollout's was.
+    """
+    objective = PPOClip(entropy_coefficient=0.1, entropy_target=target)
+    added = loss_of(objective, batch())[0] - loss_of(PPOClip(), batch())[0]
+    assert added == pytest.approx(0.1 * abs(float(ENTROPY.sum()) / 6 - target), abs=1e-6)
+    rows = objective.prepare(batch())
+    entropy = ENTROPY.clone().requires_grad_()
+    objective(Outputs(logprobs=NEW, entropy=entropy), rows)[0].backward()
+    torch.testing.assert_close(entropy.grad, sign * 0.1 * rows.mask / 6)
+
+
+def test_an_entropy_target_needs_a_weight() -> None:
+    with pytest.raises(ValidationError, match="set entropy_coefficient above 0"):
+        PPOClip(entropy_target=1.0)
+
+
+def test_a_target_kl_is_a_limit_on_the_kl_to_the_old_policy() -> None:
+    assert PPOClip().limits == {}
+    assert PPOClip(target_kl=0.02).limits == pytest.approx({"old_kl": 0.03})
 
 
 @pytest.mark.parametrize("ratio", ["token", "sequence", "geometric"])
@@ -239,6 +276,27 @@ def test_value_clip_by_hand() -> None:
         loss, metrics = objective(Outputs(values=values), objective.prepare(rows))
         assert float(loss) == pytest.approx(expected)
         assert float(metrics["error"]) == 1 and float(metrics["mean"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [("token-mean", 7 / 6), ("sequence-mean-token-mean", 1.5), ("sequence-mean-token-sum", 1.75)],
+)
+def test_how_value_losses_become_one_number(aggregation: str, expected: float) -> None:
+    """Errors 1 and 1 of one response, √5 of another: half the squares are ½, ½ and 2½."""
+    rows = experience([[-1.0, -1.0], [-1.0]], values=[[0, 0], [0]], returns=[[1, 1], [5**0.5]])
+    objective = ValueClip(clip=None, aggregation=aggregation)
+    loss, _ = objective(Outputs(values=torch.zeros(2, 2)), objective.prepare(rows))
+    assert float(loss) == pytest.approx(expected)
+
+
+def test_a_critic_with_weights_of_its_own() -> None:
+    """Half the squared errors ½ and 2: with the policy's weights the first alone, with the critic's three to one."""
+    rows = experience([[-1.0], [-1.0]], values=[[0], [0]], returns=[[1], [2]], weight=[1.0, 0.0])
+    for own, expected in ((None, 0.5), (torch.tensor([3.0, 1.0]), 0.875)):
+        objective = ValueClip(clip=None)
+        weighed = objective.prepare(rows.replace(critic_weight=own))
+        assert float(objective(Outputs(values=torch.zeros(2, 1)), weighed)[0]) == pytest.approx(expected)
 
 
 def test_cispo_by_hand() -> None:

@@ -46,6 +46,22 @@ def test_what_is_measured() -> None:
     assert metrics["kl/k3"] == pytest.approx(float((k3 * BATCH.mask).sum() / 2))
 
 
+def test_a_clamp_limits_tokens() -> None:
+    """The log-ratios are 0.5, −1 and 1."""
+    part = KL(coefficient=1.0, clamp=0.75)
+    torch.testing.assert_close(part.penalty(BATCH), torch.tensor([[0.5, -0.75], [0.75, 0.0]]))
+    assert part.loss_clamp == 0.75 and KL().loss_clamp is None
+    with pytest.raises(ValidationError, match="leave clamp out"):
+        KL(place="loss", estimator="exact", clamp=1.0)
+
+
+def test_a_target_per_token() -> None:
+    """The means over tokens are −0.25 and 1, so 0.375 in place of 0.25 a response."""
+    part = KL(coefficient=0.1, adaptive={"target": 0.36, "horizon": 2, "per": "token"})
+    part.observe(BATCH)
+    assert part.current == pytest.approx(0.1 * 0.375 / 0.36)
+
+
 def test_the_adaptive_coefficient() -> None:
     """Observed KL 0.25 nats a response, target 0.2: the error 0.25 is cut to 0.2; 2 of 10 samples."""
     part = KL(coefficient=0.1, adaptive={"target": 0.2, "horizon": 10})

@@ -103,6 +103,28 @@ def test_every_step_gets_its_share_of_the_second_lesson(
     assert seen == [["", "text"], ["", "text"]]
 
 
+def test_a_limit_ends_the_update_before_the_step_that_exceeds_it(spec: Maker, experience: Experience) -> None:
+    """The first step is at the old policy, whose KL is 0; the second would be the first to see how far that one went."""
+    stopped, once, whole = (LocalGroup(spec()) for _ in range(3))
+    rows = experience.replace(logprobs=stopped.token_logprobs(experience))
+    found = stopped.update(rows, PPOClip(target_kl=1e-9), epochs=4, minibatches=1)
+    single = once.update(rows, PPOClip())
+    assert found["optimiser_steps"] == 1 == stopped.worker.steps and same(stopped, once)
+    assert "optimiser_steps" not in single and "stopped" not in found
+    assert found["old_kl"] > 1e-9 > single["old_kl"] and found["gradient_norm"] == single["gradient_norm"]
+    assert all(parameter.grad is None for parameter in stopped.worker.trained())
+    assert whole.update(rows, PPOClip(target_kl=1e3), epochs=4)["optimiser_steps"] == 4 == whole.worker.steps
+    # A batch that was sampled by another policy may exceed it at once: then nothing is learned.
+    assert once.update(experience, PPOClip(target_kl=1e-9), epochs=2)["optimiser_steps"] == 0 and same(once, stopped)
+
+
+def test_the_limits_of_a_lesson_that_has_a_name(spec: Maker, experience: Experience) -> None:
+    group = LocalGroup(spec())
+    text = Lesson(experience, PPOClip(target_kl=1e-9), name="text")
+    assert text.limits == {"text/old_kl": pytest.approx(1.5e-9)}
+    assert group.update(experience, PPOClip(), beside=text)["text/old_kl"] > 0 and group.worker.steps == 0
+
+
 def test_gradient_checkpointing_changes_nothing(spec: Maker, experience: Experience) -> None:
     plain, _ = gradients(spec(), experience, PPOClip())
     saved, _ = gradients(spec(model__gradient_checkpointing=True), experience, PPOClip())

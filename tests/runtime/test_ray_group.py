@@ -180,6 +180,16 @@ def test_two_lessons_in_every_step(on_ray: Opener, spec: Maker, experience: Expe
     assert_replicas_equal(group)
 
 
+def test_a_limit_ends_the_update_everywhere(on_ray: Opener, spec: Maker, experience: Experience) -> None:
+    group, local = on_ray(spec()), LocalGroup(spec())
+    rows = experience.replace(logprobs=local.token_logprobs(experience))
+    objective = PPOClip(target_kl=1e-5)
+    expected, found = (g.update(rows, objective, 4, 2) for g in (local, group))
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-4) and 0 < found["optimiser_steps"] < 8
+    assert_same_weights(local, group)
+    assert_replicas_equal(group)
+
+
 def test_fewer_rows_than_workers(on_ray: Opener, spec: Maker, experience: Experience) -> None:
     group, local = on_ray(spec()), LocalGroup(spec())
     expected, found = (g.update(take(experience, [2]), PPOClip()) for g in (local, group))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from fairlead.batch import by_task, row_table
 from fairlead.diagnostics import FilterAgreement
 from fairlead.selection import PolicyFiltration
 from tiny_batches import experience
@@ -44,6 +45,15 @@ def test_ranks_and_rows_that_failed() -> None:
     assert PolicyFiltration()(batch([0.0] * 6)).weight.sum() == 0
 
 
+def test_the_critic_may_learn_from_all() -> None:
+    rows = batch([0.0, 1, 1, 1, 1, 1])
+    assert PolicyFiltration()(rows).critic_weight is None
+    made = PolicyFiltration(critic="all")(rows)
+    assert made.critic_weight.tolist() == [0, 1, 1, 1, 1, 1] and made.weight.tolist() == [0, 0, 1.5, 1.5, 0, 0]
+    again = PolicyFiltration(critic="all", filter="best")(made)
+    assert again.critic_weight.tolist() == [0, 1, 1, 1, 1, 1]
+
+
 def test_drawing() -> None:
     torch.manual_seed(0)
     counts = torch.stack([PolicyFiltration(filter="best-random", mode="draw")(batch()).weight for _ in range(400)])
@@ -75,3 +85,10 @@ def test_moment_and_refusals() -> None:
     ):
         with pytest.raises(ValidationError):
             PolicyFiltration(**fields)
+
+
+def test_a_critic_that_learns_from_all_of_one_task_alone() -> None:
+    rows = batch().replace(rows=row_table([{"task": task} for task in "aaaabb"]))
+    parts = {"a": [PolicyFiltration(critic="all")], "b": [PolicyFiltration(filter="best")]}
+    made = by_task(rows, "task", parts, None, lambda part, own: part[0](own))
+    assert made.critic_weight.tolist() == [1, 1, 1, 1, 0, 0] and made.weight.tolist() == [2, 0, 0, 2, 0, 0]

@@ -69,6 +69,9 @@ def test_clip_and_missing_end() -> None:
     assert MissingEnd(penalty=0.5)(scored(1, 1, truncated=[True, False])).score.tolist() == [0.5, 1]
     assert MissingEnd()(scored(1, 1, truncated=[True, False])).score.tolist() == [0, 1]
     assert MissingEnd(penalty=4, replace=True)(scored(3, 1, truncated=[True, False])).score.tolist() == [-4, 1]
+    assert MissingEnd(penalty=0, scale=0.5)(scored(3, 1, truncated=[True, False])).score.tolist() == [1.5, 1]
+    with pytest.raises(ValueError, match="leave one out"):
+        MissingEnd(replace=True, scale=0.5)
     assert Clip().state_dict() == MissingEnd().state_dict() == {}
 
 

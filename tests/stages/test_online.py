@@ -460,3 +460,27 @@ def test_a_selection_before_or_after_credit(shelf: Path, tmp_path: Path, moment:
     row = logged(run_stages(tmp_path / "run", stages).directory, "online")[0]
     assert row["counted_rows"] == 0.5 and row["score"] == 2.5
     assert row["diagnostic/filters/none"] == pytest.approx(1)
+
+
+def test_a_critic_that_learns_from_what_selection_left_out(shelf: Path, tmp_path: Path) -> None:
+    """Its loss is then that of a run without the selection, the policy's is not."""
+    losses = {}
+    for name, selection in (("none", []), ("filtered", [{}]), ("all", [{"critic": "all"}])):
+        stages = online(
+            shelf,
+            credit="gae",
+            rewards={"judge": {"part": "test-cycle", "values": [0.0, 1.0, 2.0, 5.0]}},
+            selection=[{"part": "policy-filtration", **fields} for fields in selection],
+        )
+        row = logged(run_stages(tmp_path / name, stages).directory, "online")[0]
+        losses[name] = row["critic/loss"], row["counted_rows"]
+    assert losses["all"] == pytest.approx((losses["none"][0], 0.5))
+    assert losses["filtered"][0] != pytest.approx(losses["none"][0], rel=1e-3)
+
+
+def test_macro_actions_by_parsing_need_no_parser(shelf: Path, tmp_path: Path) -> None:
+    stages = online(
+        shelf, credit={"part": "macro-gae", "rule": "parsing"}, objective={"part": "ppo-clip", "ratio": "macro"}
+    )
+    row = logged(run_stages(tmp_path / "run", stages).directory, "online")[0]
+    assert row["policy/loss"] == row["policy/loss"] and finite_weights(tmp_path / "run")

@@ -204,3 +204,15 @@ def test_pairs_follow_their_law(lab: Laboratory) -> None:
     assert abs(right - best) < 3.5 * math.sqrt(best * (1 - best) / len(rows))
     often, _ = world.pair_probabilities(lab.log_reference)
     assert float(often.sum()) == pytest.approx(1)
+
+
+def test_pairs_of_a_preference_without_scores(tmp_path: Path) -> None:
+    """In two thirds of all pairs of a and b the table's winner is chosen, whatever the rewards say."""
+    world = TokenWorld(symbols=2, maximum_tokens=1, prompts=1)
+    even = torch.full(world.rewards.shape, 1.0, dtype=torch.float64).log_softmax(-1)
+    preference = torch.full((3, 3), 0.5, dtype=torch.float64)
+    a, b = world.place["a"], world.place["b"]
+    preference[a, b], preference[b, a] = 2 / 3, 1 / 3
+    path = world.save_pairs(tmp_path / "pairs.jsonl", even, 3_000, 0, preference)
+    chosen = [json.loads(line)["chosen"] for line in path.read_text().splitlines()]
+    assert chosen.count("a") / len(chosen) == pytest.approx(2 / 3, abs=0.03)

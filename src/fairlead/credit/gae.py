@@ -26,6 +26,11 @@ class GAE(Credit, name="gae"):
         0.95, ge=0, le=1, description="1: Monte-Carlo return minus value; 0: one-step temporal difference"
     )
     whiten: bool = Field(True, description="bring advantages to mean 0 and variance 1 over the tokens of the batch")
+    unbiased: bool = Field(True, description="variance with n − 1 in place of n (TRL, verl; OpenRLHF: n)")
+    scale_rewards: bool = Field(
+        False,
+        description="first scale the rewards of tokens to variance 1 over the batch, their mean unchanged (TRL's whiten_rewards)",
+    )
     clip: float | None = Field(
         None,
         gt=0,
@@ -34,11 +39,12 @@ class GAE(Credit, name="gae"):
 
     def __call__(self, experience: Experience) -> Experience:
         assert experience.values is not None, "GAE needs a critic"
-        advantages, returns = functional.gae(
-            experience.rewards, experience.values, experience.mask, self.gamma, self.lam
-        )
+        counted, rewards = counted_tokens(experience), experience.rewards
+        if self.scale_rewards:
+            rewards = functional.whiten(rewards, counted, shift_mean=False, unbiased=self.unbiased)
+        advantages, returns = functional.gae(rewards, experience.values, experience.mask, self.gamma, self.lam)
         if self.whiten:
-            advantages = functional.whiten(advantages, counted_tokens(experience))
+            advantages = functional.whiten(advantages, counted, unbiased=self.unbiased)
         if self.clip is not None:
             advantages = advantages.clamp(-self.clip, self.clip)
         return experience.replace(advantages=advantages, returns=returns)

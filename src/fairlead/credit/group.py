@@ -13,6 +13,12 @@ from fairlead.credit.base import Credit, counted_tokens
 
 __all__ = ["GroupRelative", "LeaveOneOut", "Reinforce", "ReinforcePlusPlus"]
 
+Penalty = Literal["compared", "to-go"]
+_PENALTY = (
+    "a KL penalty in the reward: part of what is compared (TRL, verl), or added to a token's advantage behind the comparison, its own "
+    "and that of later tokens (OpenRLHF)"
+)
+
 
 class GroupRelative(Credit, name="group-relative"):
     """Reward of a response relative to the mean (and spread) of the responses to the same prompt, as in GRPO.
@@ -28,11 +34,12 @@ class GroupRelative(Credit, name="group-relative"):
     )
     unbiased: bool = Field(True, description="standard deviation with n − 1 in place of n")
     epsilon: float = Field(1e-6, gt=0, description="added to the standard deviation")
+    penalty: Penalty = Field("compared", description=_PENALTY)
 
     def __call__(self, experience: Experience) -> Experience:
-        score = _row_score(experience)
+        score = _compared(experience, self.penalty)
         advantage = functional.group_relative(score, experience.group, self.scale, self.unbiased, self.epsilon)
-        return experience.replace(advantages=functional.broadcast_to_tokens(advantage, experience.mask))
+        return experience.replace(advantages=_on_tokens(advantage, experience, self.penalty))
 
 
 class LeaveOneOut(Credit, name="rloo"):
@@ -44,10 +51,11 @@ class LeaveOneOut(Credit, name="rloo"):
     minimum_samples: ClassVar[int] = 2
 
     normalise: bool = Field(False, description="divide by the standard deviation of the batch")
+    penalty: Penalty = Field("compared", description=_PENALTY)
 
     def __call__(self, experience: Experience) -> Experience:
-        advantage = functional.leave_one_out(_row_score(experience), experience.group)
-        advantages = functional.broadcast_to_tokens(advantage, experience.mask)
+        advantage = functional.leave_one_out(_compared(experience, self.penalty), experience.group)
+        advantages = _on_tokens(advantage, experience, self.penalty)
         if self.normalise:
             variance = functional.masked_variance(advantages, counted_tokens(experience))
             advantages = advantages * torch.rsqrt(variance + 1e-8)
@@ -85,16 +93,33 @@ class ReinforcePlusPlus(Credit, name="reinforce++"):
 
     gamma: float = Field(1.0, ge=0, le=1, description="discount of a reward one token later")
     baseline: Literal["none", "group"] = Field("none", description="group: subtract the group's mean reward first")
+    penalty: Penalty = Field("compared", description=_PENALTY + "; of the baseline group only")
+    unbiased: bool = Field(True, description="variance with n − 1 in place of n (verl; OpenRLHF: n)")
 
     def __call__(self, experience: Experience) -> Experience:
         if self.baseline == "group":
-            score = _row_score(experience)
-            advantages = functional.broadcast_to_tokens(
-                score - functional.group_mean(score, experience.group), experience.mask
-            )
+            score = _compared(experience, self.penalty)
+            advantages = _on_tokens(score - functional.group_mean(score, experience.group), experience, self.penalty)
         else:
             advantages = functional.discounted_returns(experience.rewards, experience.mask, self.gamma)
-        return experience.replace(advantages=functional.whiten(advantages, counted_tokens(experience)))
+        white = functional.whiten(advantages, counted_tokens(experience), unbiased=self.unbiased)
+        return experience.replace(advantages=white)
+
+
+def _compared(experience: Experience, penalty: Penalty) -> torch.Tensor:
+    """[B] what responses to a prompt are compared by; NaN for the rows that count nothing."""
+    if penalty == "compared":
+        return _row_score(experience)
+    return torch.where(experience.weight > 0, experience.score, torch.nan)
+
+
+def _on_tokens(advantage: torch.Tensor, experience: Experience, penalty: Penalty) -> torch.Tensor:
+    """[B, T] the advantage of each token from [B] that of its response."""
+    advantages = functional.broadcast_to_tokens(advantage, experience.mask)
+    if penalty == "compared":
+        return advantages
+    placed = functional.place_at_last_token(experience.score.nan_to_num(), experience.mask)
+    return advantages + functional.discounted_returns(experience.rewards - placed, experience.mask, 1.0)
 
 
 def _row_score(experience: Experience) -> torch.Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 from tensordict import TensorDict
 from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Experience
 from fairlead.credit.base import Credit, counted_tokens
-from fairlead.data import import_function
+from fairlead.data import TextCodec, import_function
 
 __all__ = ["MacroGAE"]
 
@@ -40,10 +40,11 @@ class MacroGAE(Credit, name="macro-gae"):
     repeats: int = Field(
         3, ge=1, description="how often each length of the rule randomised comes before the rest is one run"
     )
-    parser: str | None = Field(
-        None,
-        description="`module:function` of the rule parsing: (response, tokens) → its constituency tree as nested lists, whose leaves are "
-        "numbers of tokens; a tree of another size falls back to single tokens",
+    parser: str = Field(
+        "fairlead.data:phrase_tree",
+        description="`module:function` of the rule parsing: (response, texts of its tokens) → its constituency tree as nested lists, whose "
+        "leaves are numbers of tokens; a tree of another size falls back to single tokens. By default phrases by punctuation and English "
+        "function words, without a model",
     )
     largest: int = Field(5, ge=1, description="constituents of fewer tokens are one macro action of the rule parsing")
     value: Literal["equal", "last", "decayed"] = Field("equal", description="which tokens' values make that of the run")
@@ -57,13 +58,18 @@ class MacroGAE(Credit, name="macro-gae"):
         description="bring advantages to mean 0 and variance 1 over tokens, over macro actions, or not (released code)",
     )
 
+    _codec: TextCodec | None = PrivateAttr(None)
+
     @model_validator(mode="after")
-    def _parser_given(self) -> Self:
-        if (self.rule == "parsing") != (self.parser is not None):
-            raise ValueError("rule parsing needs `parser`, a function `module:function`, and no other rule takes one")
-        if self.parser is not None:
+    def _parser_is_there(self) -> Self:
+        if self.rule == "parsing":
             import_function(self.parser)
+        elif "parser" in self.model_fields_set and self.parser != type(self).model_fields["parser"].default:
+            raise ValueError(f"rule {self.rule} parses nothing: set rule to parsing, or leave parser out")
         return self
+
+    def at_start(self, codec: TextCodec) -> None:
+        self._codec = codec
 
     def __call__(self, experience: Experience) -> Experience:
         assert experience.values is not None, "macro-gae needs a critic"
@@ -106,9 +112,11 @@ class MacroGAE(Credit, name="macro-gae"):
         return torch.where(mask, experience.extras["segments"], -1)
 
     def _parsed(self, row: int, experience: Experience) -> list[int]:
+        assert self._codec is not None, "the stage tells the tokenizer by `at_start`"
         tokens = experience.tokens[row][experience.mask[row]].tolist()
-        parse: Any = import_function(str(self.parser))
-        lengths = functional.parse_segments(parse(experience.rows[row]["response"], tokens), self.largest)
+        parse: Any = import_function(self.parser)
+        tree = parse(experience.rows[row]["response"], self._codec.token_texts(tokens))
+        lengths = functional.parse_segments(tree, self.largest)
         return lengths if sum(lengths) == len(tokens) else [1] * len(tokens)
 
 

@@ -28,6 +28,7 @@ from fairlead.data.forms import (
     to_prompts,
 )
 from fairlead.data.functions import import_function
+from fairlead.data.phrases import phrase_tree
 from fairlead.data.records import (
     CompletionRecord,
     ConversationRecord,
@@ -72,6 +73,7 @@ __all__ = [
     "import_function",
     "pack",
     "pairs_batch",
+    "phrase_tree",
     "prompt_key",
     "prompt_keys",
     "prompts_batch",

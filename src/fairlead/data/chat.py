@@ -165,6 +165,25 @@ class TextCodec:
             kept.pop()  # an end token need not be marked as special, and is not text even so
         return str(self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text of those before it; nothing for special tokens and for bytes of an unfinished character."""
+
+        def text(part: Sequence[int]) -> str:
+            return str(self.tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+        texts: list[str] = []
+        first = done = (
+            0  # the tokens before `done` are in the texts; those from `first` are read again, as some blanks need a word before
+        )
+        for place in range(len(ids)):
+            now = text(ids[first : place + 1])
+            if now.endswith("\ufffd"):
+                texts.append("")
+                continue
+            texts.append(now[len(text(ids[first:done])) :])
+            first, done = done, place + 1
+        return texts
+
     # -- pieces ------------------------------------------------------------------------------------------------------
 
     def _pieces(self, messages: Sequence[Message], text: str, needed: set[int]) -> list[_Piece]:

@@ -84,7 +84,7 @@ class KLBlowUp(Detector, name="kl-blow-up"):
         return Alarm(
             "The KL is blowing up",
             "; ".join(found) + ".",
-            "Raise the KL coefficient or give it a target, lower the learning rate or take fewer epochs.",
+            "Raise the KL coefficient or give it a target, lower the learning rate, take fewer epochs or set `objective.target_kl`.",
         )
 
 

@@ -72,6 +72,7 @@ def kl_loss(
     old_logprobs: Tensor,
     reference_logprobs: Tensor,
     estimator: str,
+    clamp: float | None = None,
     *,
     mask: Tensor | None = None,
 ) -> Tensor:
@@ -86,7 +87,8 @@ def kl_loss(
     - "k3-ratio"  rho * k3 with rho = pi / pi_old: grad KL(pi || pi_ref), and stays right when pi moves off pi_old
 
     Source: GRPO (arXiv 2402.03300, eq. 4) for k3; the ratio-weighted form is in DeepSeek-V3.2 (arXiv 2512.02556).
-    The ratio's exponent is limited to [-20, 20]; `old_logprobs` is read by "k3-ratio" only.
+    The ratio's exponent is limited to [-20, 20]; `old_logprobs` is read by "k3-ratio" only. `clamp` limits the estimate as in
+    `kl_estimate`, before the ratio.
 
     Shapes: all equal, [B, T] or any; returns that shape, not aggregated. With a mask, masked positions are exactly 0.
     Raises: ValueError when shapes differ or on an unknown estimator.
@@ -94,9 +96,9 @@ def kl_loss(
     require_choice("KL loss estimator", estimator, KL_LOSS_ESTIMATORS)
     require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, reference_logprobs=reference_logprobs, mask=mask)
     if estimator != "k3-ratio":
-        return kl_estimate(logprobs, reference_logprobs.detach(), estimator, mask=mask)
+        return kl_estimate(logprobs, reference_logprobs.detach(), estimator, clamp, mask=mask)
     ratio = importance_ratio(logprobs, old_logprobs, mask=mask)
-    return ratio * kl_estimate(logprobs, reference_logprobs.detach(), "k3", mask=mask)
+    return ratio * kl_estimate(logprobs, reference_logprobs.detach(), "k3", clamp, mask=mask)
 
 
 def exact_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:

@@ -35,6 +35,11 @@ class Objective(Part):
         """What the logits are divided by."""
         return self._temperature
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """Metrics, by name, that end an update before its next optimiser step where they exceed a number."""
+        return {}
+
     def at_temperature(self, temperature: float) -> Self:
         """A copy whose log-probabilities are taken at the temperature of sampling."""
         copy = self.model_copy()

@@ -20,6 +20,9 @@ __all__ = ["CISPO", "Aggregation", "FilteredNLL", "Mismatch", "PPOClip", "Policy
 _EXACT_KL = {"exact": "kl", "exact-forward": "forward_kl"}
 """Estimators that are outputs of the model and its reference, by the output's name."""
 
+_KL_TOLERANCE = 1.5
+"""By how much a target KL may be passed: the factor of OpenAI's Spinning Up, Stable-Baselines3 and TRL's first PPO trainer."""
+
 Aggregation = Literal["token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum", "constant-length"]
 
 
@@ -79,6 +82,18 @@ class PolicyObjective(Objective, slot="objective"):
     entropy_coefficient: float = Field(
         0.0, description="weight of the mean token entropy, which is subtracted from the loss"
     )
+    entropy_target: float | None = Field(
+        None,
+        gt=0,
+        description="nats; in place of the entropy its distance from this is weighed, and added to the loss: a bonus below, a penalty above "
+        "(Zheng et al. 2023, arXiv 2307.04964). Which of them is read from the log-probabilities of the rollout; null: no target",
+    )
+    target_kl: float | None = Field(
+        None,
+        gt=0,
+        description="leave out the rest of an update once the mean KL of a minibatch from the policy before the update exceeds 1.5 times "
+        "this, nats a token (estimator k3); null: never",
+    )
     mismatch: Mismatch | None = Field(
         None, description="importance weights against a sampler that differs from the trainer; null: none"
     )
@@ -96,7 +111,11 @@ class PolicyObjective(Objective, slot="objective"):
     )
 
     @model_validator(mode="after")
-    def _length_given(self) -> Self:
+    def _complete(self) -> Self:
+        if self.entropy_target is not None and self.entropy_coefficient <= 0:
+            raise ValueError(
+                "entropy_target does nothing without a weight: set entropy_coefficient above 0 (0.01, say), or leave it out"
+            )
         if self.aggregation == "constant-length" and self.maximum_length is None:
             raise ValueError("aggregation constant-length needs maximum_length, the longest response allowed (tokens)")
         return self
@@ -104,16 +123,22 @@ class PolicyObjective(Objective, slot="objective"):
     _kl_coefficient: float = PrivateAttr(0.0)
     _kl_estimator: str = PrivateAttr("k3")
     _kl_reduction: str = PrivateAttr("loss")
+    _kl_clamp: float | None = PrivateAttr(None)
 
     @property
     def needs(self) -> tuple[str, ...]:
         exact = _EXACT_KL.get(self._kl_estimator) if self._kl_coefficient else None
         return ("logprobs", "entropy") if exact is None else ("logprobs", "entropy", exact)
 
-    def with_kl(self, coefficient: float, estimator: str, reduction: str = "loss") -> Self:
+    @property
+    def limits(self) -> dict[str, float]:
+        return {} if self.target_kl is None else {"old_kl": _KL_TOLERANCE * self.target_kl}
+
+    def with_kl(self, coefficient: float, estimator: str, reduction: str = "loss", clamp: float | None = None) -> Self:
         """A copy that adds coefficient × KL to the loss, aggregated as the loss is or as `regularisers.kl.KL.reduction` says."""
         copy = self.model_copy()
-        copy._kl_coefficient, copy._kl_estimator, copy._kl_reduction = coefficient, estimator, reduction
+        copy._kl_coefficient, copy._kl_estimator = coefficient, estimator
+        copy._kl_reduction, copy._kl_clamp = reduction, clamp
         return copy
 
     def prepare(self, batch: Experience) -> Experience:
@@ -122,6 +147,8 @@ class PolicyObjective(Objective, slot="objective"):
         share = functional.aggregation_weights(batch.mask, "token-mean", batch.weight)
         extras = {} if batch.extras is None else dict(batch.extras.items())
         extras["metric_weight"] = share
+        if self.entropy_coefficient:
+            extras["entropy_weight"] = self._entropy_sign(batch) * self.entropy_coefficient * weights
         if self._kl_reduction != "loss":
             rows = functional.aggregation_weights(batch.mask, "sequence-mean-token-mean", batch.weight)
             counted = batch.weight[batch.mask.any(1)].sum() if self._kl_reduction == "sum" else 1.0
@@ -129,6 +156,13 @@ class PolicyObjective(Objective, slot="objective"):
         if self.mismatch is not None:
             extras["mismatch_weight"] = self.mismatch.weight(batch)
         return batch.replace(loss_weight=weights, extras=TensorDict(extras, batch_size=batch.batch_size))
+
+    def _entropy_sign(self, batch: Experience) -> float:
+        """−1 for a bonus. The sign of a distance belongs to the whole minibatch, so it comes from what is known of that beforehand."""
+        if self.entropy_target is None:
+            return -1.0
+        entropy = -functional.masked_mean(batch.logprobs, batch.mask & (batch.weight > 0)[:, None])
+        return 1.0 if float(entropy) > self.entropy_target else -1.0
 
     def _weights(self, batch: Experience) -> Tensor:
         """[B, T] weights that sum the losses to one; the tasks of which no row counts take no part."""
@@ -161,7 +195,10 @@ class PolicyObjective(Objective, slot="objective"):
         if self.drop_negative_above is not None:
             kept = self._kept(logprobs, batch, self.drop_negative_above)
             per_token, metrics = per_token * kept, metrics | {"kept_negative": kept}
-        loss = (weight * (per_token - self.entropy_coefficient * entropy)).sum()
+        loss = (weight * per_token).sum()
+        if self.entropy_coefficient:
+            distance = entropy - (self.entropy_target or 0.0)
+            loss = loss + (batch.extras["entropy_weight"] * distance).sum()
         if self._kl_coefficient:
             kl = self._kl(outputs, batch)
             loss = loss + self._kl_coefficient * (batch.extras.get("kl_weight", weight) * kl).sum()
@@ -182,7 +219,9 @@ class PolicyObjective(Objective, slot="objective"):
         """[B, T]: exact over the vocabulary, or estimated from the token that was drawn."""
         if self._kl_estimator in _EXACT_KL:
             return getattr(outputs, _EXACT_KL[self._kl_estimator])  # type: ignore[no-any-return]
-        return functional.kl_loss(outputs.logprobs, batch.logprobs, batch.reference_logprobs, self._kl_estimator)
+        return functional.kl_loss(
+            outputs.logprobs, batch.logprobs, batch.reference_logprobs, self._kl_estimator, self._kl_clamp
+        )
 
     def _kept(self, logprobs: Tensor, batch: Experience, limit: float) -> Tensor:
         """[B, T] of 0 and 1: not the rows that the policy has left far behind and is still being pushed away from."""

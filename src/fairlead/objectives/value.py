@@ -22,6 +22,10 @@ class ValueObjective(Objective, slot="value-objective"):
 
     default_part: ClassVar[str] = "value-clip"
 
+    aggregation: Literal["token-mean", "sequence-mean-token-mean", "sequence-mean-token-sum"] = Field(
+        "token-mean", description="how per-token losses become one number (verl: as the policy's)"
+    )
+
     @property
     def needs(self) -> tuple[str, ...]:
         return ("values",)
@@ -31,7 +35,8 @@ class ValueObjective(Objective, slot="value-objective"):
         return batch.mask
 
     def prepare(self, batch: Experience) -> Experience:
-        weight = functional.aggregation_weights(self.counted(batch), "token-mean", batch.weight)
+        rows = batch.weight if batch.critic_weight is None else batch.critic_weight
+        weight = functional.aggregation_weights(self.counted(batch), self.aggregation, rows)
         return batch.replace(loss_weight=weight)
 
     @abstractmethod

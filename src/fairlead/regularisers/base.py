@@ -42,6 +42,11 @@ class Regulariser(Part, slot="regulariser"):
         """How the KL of tokens becomes one number: `loss` as the loss does, `mean` or `sum` over responses of means over tokens."""
         return "loss"
 
+    @property
+    def loss_clamp(self) -> float | None:
+        """Limit on the estimated KL of a token in the loss, nats; None: none."""
+        return None
+
     @abstractmethod
     def observe(self, experience: Experience) -> dict[str, float]:
         """Look at the finished rollout, move the coefficient, return metrics."""

@@ -20,7 +20,10 @@ class AdaptiveTarget(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    target: float = Field(6.0, gt=0, description="KL of a whole response to aim at, nats")
+    target: float = Field(6.0, gt=0, description="KL to aim at, nats")
+    per: Literal["response", "token"] = Field(
+        "response", description="whether that is the KL of a whole response or, as in verl, its mean over tokens"
+    )
     horizon: float = Field(
         10_000.0, gt=0, description="samples over which the coefficient may change by the whole error"
     )
@@ -50,6 +53,11 @@ class KL(Regulariser, name="kl"):
         description="in the loss: tokens weigh as in the loss, or each response by its mean over tokens, and these as their mean or sum "
         "over the minibatch",
     )
+    clamp: float | None = Field(
+        None,
+        gt=0,
+        description="limit the estimate of a token to ± this, nats (verl's k3 and all of OpenRLHF's: 10); null: no limit",
+    )
     adaptive: AdaptiveTarget | None = Field(None, description="move the coefficient so that the KL approaches a target")
 
     @model_validator(mode="after")
@@ -60,6 +68,10 @@ class KL(Regulariser, name="kl"):
             )
         if self.place == "reward" and self.reduction != "loss":
             raise ValueError("in the reward the KL of tokens is not reduced: set place: loss, or leave reduction out")
+        if self.clamp is not None and self.estimator in ("exact", "exact-forward"):
+            raise ValueError(
+                f"{self.estimator} is no estimate of single tokens that a clamp could limit: leave clamp out"
+            )
         if self.adaptive is not None and not self.coefficient:
             raise ValueError("an adaptive coefficient is moved by factors and stays 0 when it begins at 0")
         return self
@@ -78,7 +90,9 @@ class KL(Regulariser, name="kl"):
     def penalty(self, experience: Experience) -> Tensor:
         if self.place == "loss" or experience.reference_logprobs is None:
             return torch.zeros_like(experience.logprobs)
-        estimate = functional.kl_estimate(experience.logprobs, experience.reference_logprobs, self.estimator or "k1")
+        estimate = functional.kl_estimate(
+            experience.logprobs, experience.reference_logprobs, self.estimator or "k1", self.clamp
+        )
         return torch.where(experience.mask, self.current * estimate, 0.0)
 
     @property
@@ -93,6 +107,10 @@ class KL(Regulariser, name="kl"):
     def loss_reduction(self) -> str:
         return self.reduction
 
+    @property
+    def loss_clamp(self) -> float | None:
+        return self.clamp
+
     def observe(self, experience: Experience) -> dict[str, float]:
         if experience.reference_logprobs is None:
             return {}
@@ -103,9 +121,12 @@ class KL(Regulariser, name="kl"):
             per_row[estimator] = functional.masked_sum(estimate, experience.mask, dim=1)
             metrics[f"kl/{estimator}"] = float(per_row[estimator].mean())
         if self.adaptive is not None:
+            observed = per_row["k1"]
+            if self.adaptive.per == "token":
+                observed = observed / experience.mask.sum(1).clamp(min=1)
             self._current = functional.adaptive_coefficient(
                 self.current,
-                float(per_row["k1"].mean()),
+                float(observed.mean()),
                 self.adaptive.target,
                 self.adaptive.horizon,
                 experience.mask.shape[0],

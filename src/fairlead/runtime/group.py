@@ -30,7 +30,17 @@ from fairlead.models import ModelKind, ModelSpec, context_of, load_config, load_
 from fairlead.runtime.forward import Outputs
 from fairlead.runtime.optimiser import OptimiserSpec
 
-__all__ = ["GroupSpec", "Lesson", "Mixture", "ModelGroup", "Opener", "Precision", "Trainable", "add_metrics"]
+__all__ = [
+    "GroupSpec",
+    "Lesson",
+    "Mixture",
+    "ModelGroup",
+    "Opener",
+    "Precision",
+    "Trainable",
+    "add_metrics",
+    "exceeds_limits",
+]
 
 
 @runtime_checkable
@@ -39,7 +49,7 @@ class Trainable(Protocol):
 
     `prepare` sees the whole minibatch and sets its `loss_weight`, so that the sum over any micro-batches of
     `loss_weight × loss` is the loss of the minibatch. `__call__` returns that sum for a micro-batch, and metrics that
-    add up in the same way.
+    add up in the same way. `limits` names metrics that end the update where they exceed a number.
     """
 
     @property
@@ -47,6 +57,9 @@ class Trainable(Protocol):
 
     @property
     def temperature(self) -> float: ...
+
+    @property
+    def limits(self) -> dict[str, float]: ...
 
     def prepare(self, batch: Any) -> Any: ...
 
@@ -99,6 +112,11 @@ class Lesson:
         parts = {key: key.rpartition("max/") for key in metrics}
         return {f"{parts[key][1]}{self.name}/{parts[key][2]}": value for key, value in metrics.items()}
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The objective's limits under the lesson's own names."""
+        return self.named(self.objective.limits)
+
     def prepared(self) -> Lesson:
         """The lesson with the weights that its objective gives the minibatch."""
         return replace(self, batch=self.objective.prepare(self.batch))
@@ -117,6 +135,11 @@ def add_metrics(totals: dict[str, float], more: dict[str, float]) -> None:
             totals[name] = value
         else:
             totals[name] = max(known, value) if name.startswith("max/") else known + value
+
+
+def exceeds_limits(lessons: Sequence[Lesson], metrics: dict[str, float]) -> bool:
+    """Whether a metric of a step is above a limit of one of its lessons."""
+    return any(metrics.get(name, 0.0) > limit for lesson in lessons for name, limit in lesson.limits.items())
 
 
 class Opener(Protocol):
@@ -167,7 +190,10 @@ class ModelGroup(ABC):
 
     @abstractmethod
     def step(self, lessons: Sequence[Lesson], reference: ModelGroup | None = None) -> dict[str, float]:
-        """One optimiser step on the sum of the losses of prepared minibatches; `reference` as in `update`."""
+        """One optimiser step on the sum of the losses of prepared minibatches; `reference` as in `update`.
+
+        Where a metric exceeds a limit of its lesson no step is taken, and `stopped` is among the metrics.
+        """
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
@@ -231,7 +257,8 @@ class ModelGroup(ABC):
     ) -> dict[str, float]:
         """Train on `batch`: `epochs` passes, each cut into `minibatches` random parts with one optimiser step each.
 
-        Every step also learns from its share of the rows of `beside`, which are dealt out once.
+        Every step also learns from its share of the rows of `beside`, which are dealt out once. The first step whose metrics exceed
+        a limit of the objective is not taken and is the last; `optimiser_steps` then says how many were.
         Returns the mean of each metric over the steps (`max/…`: the maximum). Rows are dealt out by `seed`, so that every
         back end takes the same steps. `reference` is what an objective that needs `kl` or `forward_kl` compares with: a group of the
         same back end, or None for this model without its adapters.
@@ -243,12 +270,24 @@ class ModelGroup(ABC):
         minibatches = min(minibatches, rows)
         others: Iterator[Lesson] = iter([] if beside is None else beside.shares(epochs * minibatches))
         history: list[dict[str, float]] = []
-        for _ in range(epochs):
-            order = torch.randperm(rows, generator=generator) if minibatches > 1 else None
-            parts = [batch] if order is None else [take(batch, part) for part in order.tensor_split(minibatches)]
-            for part in parts:
-                lessons = [Lesson(part, objective), *islice(others, 1)]
-                history.append(self.step([lesson.prepared() for lesson in lessons], reference))
+        taken = 0.0
+        for part in _minibatches(batch, epochs, minibatches, generator):
+            lessons = [Lesson(part, objective), *islice(others, 1)]
+            history.append(self.step([lesson.prepared() for lesson in lessons], reference))
+            if history[-1].pop("stopped", False):
+                break
+            taken += 1
         names = dict.fromkeys(name for metrics in history for name in metrics)
         found = {name: [metrics[name] for metrics in history if name in metrics] for name in names}
-        return {name: max(v) if name.startswith("max/") else sum(v) / len(v) for name, v in found.items()}
+        means = {name: max(v) if name.startswith("max/") else sum(v) / len(v) for name, v in found.items()}
+        return means | ({"optimiser_steps": taken} if objective.limits else {})
+
+
+def _minibatches(batch: AnyBatch, epochs: int, count: int, generator: torch.Generator) -> Iterator[AnyBatch]:
+    """`count` random parts of the batch, `epochs` times."""
+    for _ in range(epochs):
+        if count == 1:
+            yield batch
+        else:
+            order = torch.randperm(int(batch.batch_size[0]), generator=generator)
+            yield from (take(batch, part) for part in order.tensor_split(count))

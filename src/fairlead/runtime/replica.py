@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fairlead.generation import Sampling
 from fairlead.runtime.dispatch import Parcel, pack, pack_tensor, unpack, unpack_tensor
-from fairlead.runtime.group import GroupSpec, Lesson
+from fairlead.runtime.group import GroupSpec, Lesson, exceeds_limits
 from fairlead.runtime.worker import ModelWorker
 
 __all__ = ["PeerError", "Replica", "sum_gradients"]
@@ -132,7 +132,11 @@ class Replica:
         if not whole:
             model.drop_gradient()
             raise failure or PeerError("another rank failed")
-        return sums, model.finish_step()
+        lessons = [lesson for _, lesson in work]
+        limited = [name for lesson in lessons for name in lesson.limits]
+        totals = sum_numbers([sums.get(name, 0.0) for name in limited], model.device) if self.world > 1 else None
+        watched = sums if totals is None else dict(zip(limited, totals, strict=True))
+        return sums, model.leave_step() if exceeds_limits(lessons, watched) else model.finish_step()
 
     def weights(self, name: str) -> dict[str, Any]:
         """Full weights as arrays."""
@@ -187,6 +191,14 @@ def sum_gradients(parameters: Sequence[nn.Parameter], well: bool, device: torch.
         for gradient, total in zip(gradients, totals, strict=True):
             gradient.copy_(total.view_as(gradient))
     return True
+
+
+def sum_numbers(numbers: list[float], device: torch.device) -> list[float]:
+    """Each number summed over all ranks."""
+    totals = torch.tensor(numbers, dtype=torch.float32, device=device)
+    if numbers:
+        distributed.all_reduce(totals)
+    return totals.tolist()
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -20,7 +20,7 @@ from fairlead.data import TextCodec
 from fairlead.generation import Mixing, Sampling, VllmSampler, Watcher, generate
 from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights
 from fairlead.runtime.forward import Outputs, forward
-from fairlead.runtime.group import GroupSpec, Lesson, add_metrics
+from fairlead.runtime.group import GroupSpec, Lesson, add_metrics, exceeds_limits
 from fairlead.runtime.memory import set_up_memory
 from fairlead.runtime.microbatches import microbatches
 from fairlead.runtime.optimiser import OptimiserSpec, build_optimiser, set_learning_rate
@@ -149,12 +149,17 @@ class ModelWorker:
             "skipped_steps": 0.0 if finite else 1.0,
         }
 
+    def leave_step(self) -> dict[str, float]:
+        """Forget the gradient in place of a step."""
+        self.drop_gradient()
+        return {"stopped": 1.0}
+
     def step(self, lessons: Sequence[Lesson], reference: ModelWorker | None = None) -> dict[str, float]:
-        """Gradient of all lessons, and one optimiser step."""
+        """Gradient of all lessons, and one optimiser step where no metric exceeds a limit."""
         sums: dict[str, float] = {}
         for lesson in lessons:
             sums |= self.accumulate(lesson, reference)
-        return sums | self.finish_step()
+        return sums | (self.leave_step() if exceeds_limits(lessons, sums) else self.finish_step())
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that are trained, in a fixed order."""

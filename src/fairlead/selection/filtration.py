@@ -41,6 +41,10 @@ class PolicyFiltration(Selection, name="policy-filtration"):
         "after-credit",
         description="whether advantages are compared and whitened over all responses, or over the kept ones",
     )
+    critic: Literal["filtered", "all"] = Field(
+        "filtered",
+        description="what the critic learns from: the same rows with the same weights, or every row that counted before, the same for all",
+    )
     truth: str | None = Field(None, description="judge, of weight 0 in the rewards, that the filter adaptive asks")
 
     @model_validator(mode="after")
@@ -72,6 +76,8 @@ class PolicyFiltration(Selection, name="policy-filtration"):
             share = _two(share, score, group, random=name == "best-random")
         else:
             share = share * _size(counted, group)
+        if self.critic == "all" and experience.critic_weight is None:
+            experience = experience.replace(critic_weight=experience.weight)
         return experience.replace(weight=experience.weight * share.to(experience.weight.dtype))
 
     def _best(self, score: Tensor, group: Tensor, truth: Tensor) -> str:

@@ -36,9 +36,21 @@ class MissingEnd(Shaping, name="missing-end"):
 
     penalty: float = Field(1.0, ge=0, description="taken from the score of a truncated response")
     replace: bool = Field(False, description="put −penalty in place of the score")
+    scale: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="multiplies the score of a truncated response first (OpenRLHF's stop_properly_penalty_coef)",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.replace and self.scale != 1:
+            raise ValueError("replace puts −penalty in place of the score, so there is none to scale: leave one out")
+        return self
 
     def __call__(self, experience: Experience) -> Experience:
-        kept = torch.zeros_like(experience.score) if self.replace else experience.score
+        kept = torch.zeros_like(experience.score) if self.replace else self.scale * experience.score
         return experience.replace(score=torch.where(experience.truncated, kept - self.penalty, experience.score))
 
 

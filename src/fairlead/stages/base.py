@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from fairlead.batch import Batch
-from fairlead.data import DataError, DataSource, FilterReport, drop_overlong
+from fairlead.data import DataError, DataSource, FilterReport, TextCodec, drop_overlong
 from fairlead.evaluation import plain_text
 from fairlead.models import ModelSpec
 from fairlead.parts import Part, parts_within
@@ -65,6 +65,11 @@ class Stage(Part, slot="stage"):
 
     def check(self, run: StageRun) -> None:
         """Look for what would make the stage refuse its work; called for every stage of a recipe before the first one begins."""
+
+    def at_start(self, codec: TextCodec) -> None:
+        """Tell every part of the stage, however deep, how the policy's tokens are read."""
+        for _, part in parts_within(self):
+            part.at_start(codec)
 
     def at_step(self, step: int) -> None:
         """Tell every part of the stage, however deep, which step begins."""

@@ -218,6 +218,7 @@ class Online(Stage, name="online"):
         )
         run.keep("prompts", sampler)
         self.keep_parts(run)
+        self.at_start(policy.codec)
         if self.rehearsal is not None:
             self.rehearsal.open(run, policy.codec, updates)
         objective = self.objective.at_temperature(self.rollout.temperature)
@@ -402,7 +403,9 @@ class Online(Stage, name="online"):
                 learn(f"constraint/{name}/critic", group, cost_lesson(experience, name), self.value_objective)
         if step > self.critic_warmup:
             prior = self.regulariser
-            loss = objective.with_kl(prior.loss_coefficient, prior.loss_estimator, prior.loss_reduction)
+            loss = objective.with_kl(
+                prior.loss_coefficient, prior.loss_estimator, prior.loss_reduction, prior.loss_clamp
+            )
             beside = None if self.rehearsal is None else self.rehearsal.lesson()
             learn("policy", models.policy, _counted(experience), loss, reference=models.reference, beside=beside)
         return metrics

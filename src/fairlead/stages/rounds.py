@@ -126,6 +126,7 @@ class PreferenceRounds(Stage, name="preference-rounds"):
         current = _Round()
         run.keep("round", current)
         self.keep_parts(run)
+        self.at_start(policy.codec)
 
         for step in run.steps(self.rounds * steps, self.save_every, self.retain):
             self.at_step(step)

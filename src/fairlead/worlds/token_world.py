@@ -101,13 +101,15 @@ class TokenWorld:
         """Write the prompts as JSONL."""
         return _write_rows(path, [{"prompt": prompt} for prompt in self.prompts for _ in range(copies)])
 
-    def save_pairs(self, path: Path, log_distribution: Tensor, count: int, seed: int) -> Path:
-        """Write `count` preference pairs as JSONL: two different responses drawn from a distribution, judged by its reward.
+    def save_pairs(
+        self, path: Path, log_distribution: Tensor, count: int, seed: int, preference: Tensor | None = None
+    ) -> Path:
+        """Write `count` preference pairs as JSONL: two different responses drawn from a distribution, and a drawn judgement.
 
-        The judge is Bradley–Terry: y is preferred to y' with probability σ(r(x, y) − r(x, y')). The empty response is never
-        drawn, because readers of preference data rightly drop empty texts.
+        The judge is Bradley–Terry: y is preferred to y' with probability σ(r(x, y) − r(x, y')), or whatever `preference` says. The
+        empty response is never drawn, because readers of preference data rightly drop empty texts.
 
-        log_distribution: [X, Y], as `log_distribution` gives it.
+        log_distribution: [X, Y], as `log_distribution` gives it. preference: [Y, Y], P(row beats column) for every prompt.
         """
         generator = torch.Generator().manual_seed(seed)
         distribution = self.without_empty(log_distribution).exp()
@@ -117,7 +119,10 @@ class TokenWorld:
             again = torch.multinomial(distribution[prompts[equal]], 2, replacement=True, generator=generator)
             pairs[equal] = again
         reward = self.rewards[prompts[:, None], pairs]
-        first = torch.rand(count, generator=generator, dtype=torch.float64) < torch.sigmoid(reward[:, 0] - reward[:, 1])
+        wins = torch.sigmoid(reward[:, 0] - reward[:, 1])
+        if preference is not None:
+            wins = preference[pairs[:, 0], pairs[:, 1]]
+        first = torch.rand(count, generator=generator, dtype=torch.float64) < wins
         chosen, rejected = torch.where(first[:, None], pairs, pairs.flip(1)).unbind(1)
         rows = [
             {"prompt": self.prompts[x], "chosen": self.texts[y], "rejected": self.texts[z]}
