@@ -317,11 +317,15 @@ class Online(Stage, name="online"):
         return policy.token_logprobs(experience, temperature)
 
     def _with_proximal(self, experience: Experience, policy: ModelGroup) -> Experience:
-        """A batch that waited gets the policy of now as old policy of the ratio, where the objective corrects for the wait itself."""
+        """A batch that waited gets the policy of now as old policy of the ratio, where the objective corrects for the wait itself.
+
+        The regulariser's penalty is then that of this policy, too: that of the one which sampled pulls back from where it was.
+        """
         anew = self.old_logprobs == "recompute" or self.objective.mismatch is not None
         if not (self.collection.stale and anew):
             return experience
-        return experience.replace(logprobs=policy.token_logprobs(experience, self.rollout.temperature))
+        logprobs = policy.token_logprobs(experience, self.rollout.temperature)
+        return self._laid_on_tokens(experience.replace(logprobs=logprobs))
 
     def _weigh(self, experience: Experience) -> Experience:
         """Combine the channels, shape the score, select rows, lay the reward on tokens."""
@@ -337,7 +341,10 @@ class Online(Stage, name="online"):
         experience = experience.replace(score=score, weight=weight)
         for shaping in self.shaping:
             experience = shaping(experience)
-        experience = self._select(experience, after_credit=False)
+        return self._laid_on_tokens(self._select(experience, after_credit=False))
+
+    def _laid_on_tokens(self, experience: Experience) -> Experience:
+        """The score at the last token, less the regulariser's penalty of every token."""
         rewards = functional.place_at_last_token(experience.score.nan_to_num(), experience.mask)
         return experience.replace(rewards=rewards - self.regulariser.penalty(experience))
 
