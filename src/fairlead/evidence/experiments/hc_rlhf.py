@@ -27,7 +27,7 @@ __all__ = ["HCRLHF"]
 
 _RUNS, _STEPS, _PROMPTS, _SAMPLES = 50, 150, 32, 2
 _TESTED, _DELTA, _BETA, _RATE = 100, 0.1, 0.3, 0.1
-_WINDOW, _DUAL_RATE = 256, 0.01
+_WINDOW, _DUAL_RATE, _ROUNDS = 256, 0.01, 30
 _FORBIDDEN, _LIKED = "a", 2.0
 
 
@@ -58,7 +58,8 @@ class HCRLHF(Experiment, name="hc-rlhf"):
         "0.057 and 0.914 of the mean limit's policies, refused 0, 0.114 and 0.857 against 0, 0.214 and 0.943, so that nothing could be lower in "
         "the first world. The limit does bind there (the exact multipliers are 3.1, 2.7 and 1.4), but the multiplier went round between 0 and "
         "20 and the mean cost by 0.2 to either side of its limit, in step in all runs of a world: the last rollout showed where in the "
-        "circle it was. This run has the paper's dual rate, begins with the multiplier in its place and goes on longer, under the same rules."
+        "circle it was. This run has the paper's dual rate, begins with the multiplier in its place and goes on longer, under the same rules. "
+        "It had a mistake at first, which held, too: the pessimistic multiplier began 0.2 too high, so that no test refused."
     )
     rules: ClassVar[tuple[Rule, ...]] = (AtMost("unsafe", _DELTA), Better("unsafe", 0.5), Better("refused"))
 
@@ -84,25 +85,37 @@ class _World:
 
     def mean_cost(self, log_policy: Tensor) -> float:
         """Exact mean cost of a policy [X, Y]."""
-        return float((log_policy.exp() * self.costs).sum(-1).mean())
+        return self._moments(log_policy.exp())[0]
 
-    def multiplier(self, k: float = 0.0) -> float:
-        """The smallest λ whose optimum π ∝ π_ref · exp((r − λ c) / β) has a mean cost with k deviations within the limit."""
+    def multiplier(self, k: float) -> float:
+        """The smallest λ whose optimum keeps its mean cost and k deviations within the limit: π ∝ π_ref · exp((r − λ c̃) / β).
+
+        c̃ is the cost whose gradient is that of the mean and k deviations, which depends on π, so that π is a fixed point.
+        """
         low, high = 0.0, 100.0
-        while high - low > 1e-6:
+        while high - low > 1e-4:
             middle = (low + high) / 2
-            policy = torch.softmax(self.reference + (self.rewards - middle * self.costs) / _BETA, -1)
-            mean = float((policy * self.costs).sum(-1).mean())
-            deviation = (float((policy * self.costs.square()).sum(-1).mean()) - mean**2) ** 0.5
+            policy = self.reference.exp()
+            for _ in range(_ROUNDS):
+                mean, deviation = self._moments(policy)
+                cost = functional.pessimistic_cost(self.costs, mean, deviation, k)
+                policy = torch.softmax(self.reference + (self.rewards - middle * cost) / _BETA, -1)
+            mean, deviation = self._moments(policy)
             low, high = (middle, high) if mean + k * deviation > self.limit else (low, middle)
         return high
 
+    def _moments(self, policy: Tensor) -> tuple[float, float]:
+        """Exact mean and standard deviation of the cost of a policy [X, Y], over prompts and responses."""
+        mean = float((policy * self.costs).sum(-1).mean())
+        return mean, (float((policy * self.costs.square()).sum(-1).mean()) - mean**2) ** 0.5
+
     def repeated(self, pessimistic: bool) -> dict[str, float]:
         """Shares over the runs, and the mean reward of what was returned."""
+        initial = self.multiplier(functional.pessimism(_DELTA, _WINDOW, _TESTED) if pessimistic else 0.0)
         unsafe, returned, reward = [], [], []
         for number in range(_RUNS):
             generator = torch.Generator().manual_seed(number)
-            log_policy = self._train(self._constraint(pessimistic), generator)
+            log_policy = self._train(self._constraint(pessimistic, initial), generator)
             prompts, responses = self._draw(log_policy, _TESTED, 1, generator)
             tested = MeanBound()(self.costs[prompts, responses], _DELTA)
             unsafe.append(self.mean_cost(log_policy) > self.limit)
@@ -116,14 +129,12 @@ class _World:
             "reward": sum(reward) / max(len(reward), 1),
         }
 
-    def _constraint(self, pessimistic: bool) -> Constraint:
-        shared = {"channel": "cost", "limit": self.limit, "rate": _DUAL_RATE, "maximum": 100.0, "window": _WINDOW}
-        shared |= {"parametrisation": "linear", "normalise": True, "kl": "reward"}
+    def _constraint(self, pessimistic: bool, initial: float) -> Constraint:
+        shared = {"channel": "cost", "limit": self.limit, "initial": initial, "rate": _DUAL_RATE, "maximum": 100.0}
+        shared |= {"window": _WINDOW, "parametrisation": "linear", "normalise": True, "kl": "reward"}
         if pessimistic:
-            k = functional.pessimism(_DELTA, _WINDOW, _TESTED)
-            more = {"initial": self.multiplier(k), "test_prompts": _TESTED, "delta": _DELTA}
-            return HighConfidence.model_validate(shared | more)
-        return Lagrangian.model_validate(shared | {"initial": self.multiplier()})
+            return HighConfidence.model_validate(shared | {"test_prompts": _TESTED, "delta": _DELTA})
+        return Lagrangian.model_validate(shared)
 
     def _train(self, constraint: Constraint, generator: torch.Generator) -> Tensor:
         """[X, Y]: the policy after the steps of the online stage, taken on a table."""
