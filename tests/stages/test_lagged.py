@@ -10,6 +10,7 @@ import torch
 
 from fairlead import functional
 from fairlead.batch import Experience
+from fairlead.runtime import ModelGroup
 from fairlead.stages import Online
 from tiny_runs import assert_resumes_the_same, assert_same_run, logged, run_stages
 
@@ -56,25 +57,26 @@ def test_weights_correct_for_the_wait_and_the_ratio_begins_at_one(shelf: Path, t
 
 
 @pytest.mark.parametrize(("old", "stays"), [("sampler", True), ("recompute", False)])
-def test_the_penalty_is_that_of_the_old_policy_of_the_ratio(
+def test_the_penalty_is_that_of_the_policy_that_learns(
     shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, stays: bool
 ) -> None:
-    """k1 of the policy of now, where that is the old one: the gradient of its regularised return has no other penalty."""
-    learned: list[Experience] = []
-    credited = Online._credited
+    """k1 of the policy of now, whatever the ratio compares with: the gradient of its regularised return has no other penalty."""
+    seen: list[tuple[Experience, torch.Tensor]] = []
+    inner = Online._with_proximal
 
-    def watched(self: Online, experience: Experience, critics: dict[str, Any]) -> Any:
-        learned.append(experience)
-        return credited(self, experience, critics)
+    def watched(self: Online, experience: Experience, policy: ModelGroup) -> Experience:
+        seen.append((inner(self, experience, policy), policy.token_logprobs(experience)))
+        return seen[-1][0]
 
-    monkeypatch.setattr(Online, "_credited", watched)
+    monkeypatch.setattr(Online, "_with_proximal", watched)
     kl = {"part": "kl", "coefficient": 0.3}
     course(shelf, tmp_path / "run", collection=LAG, regulariser=kl, old_logprobs=old)
-    last = learned[-1]
+    last, now = seen[-1]
     assert last.reference_logprobs is not None
-    penalty = torch.where(last.mask, 0.3 * (last.logprobs - last.reference_logprobs), 0.0)
+    penalty = torch.where(last.mask, 0.3 * (now - last.reference_logprobs), 0.0)
     torch.testing.assert_close(last.rewards, functional.place_at_last_token(last.score, last.mask) - penalty)
     assert torch.allclose(last.logprobs, last.behaviour_logprobs, atol=1e-4) == stays
+    assert torch.allclose(last.logprobs, now, atol=1e-4) != stays
 
 
 def test_resuming_is_the_same_to_the_last_bit(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

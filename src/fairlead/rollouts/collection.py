@@ -70,8 +70,8 @@ class Lagged(Collection, name="lagged"):
     """Learn from what the policy of `steps` steps ago sampled, as where sampling runs beside training and never waits.
 
     The first step draws `steps` rollouts more. The old policy of the ratio is the one that sampled, as the ordinary clip wants it;
-    with `objective.mismatch`, or `old_logprobs: recompute`, it is the policy before the update, whose penalty of the regulariser
-    then counts, and the weights of `mismatch` correct for the steps in between. Here the two take turns, so a recipe shows what staleness costs and gains no time from it.
+    with `objective.mismatch`, or `old_logprobs: recompute`, it is the policy before the update, and the weights of `mismatch`
+    correct for the steps in between. The penalty of the regulariser is that of the policy before the update either way. Here the two take turns, so a recipe shows what staleness costs and gains no time from it.
 
     Source: Noukhovitch et al. 2024 (arXiv 2410.18252), asynchronous RLHF; Hilton et al. 2022 (arXiv 2110.00641) for the
     separation of the two old policies.

@@ -319,13 +319,14 @@ class Online(Stage, name="online"):
     def _with_proximal(self, experience: Experience, policy: ModelGroup) -> Experience:
         """A batch that waited gets the policy of now as old policy of the ratio, where the objective corrects for the wait itself.
 
-        The regulariser's penalty is then that of this policy, too: that of the one which sampled pulls back from where it was.
+        The regulariser's penalty is that of the policy of now in any case: that of the one which sampled pulls back from where it was.
         """
         anew = self.old_logprobs == "recompute" or self.objective.mismatch is not None
-        if not (self.collection.stale and anew):
+        if not (self.collection.stale and (anew or self.needs_reference)):
             return experience
         logprobs = policy.token_logprobs(experience, self.rollout.temperature)
-        return self._laid_on_tokens(experience.replace(logprobs=logprobs))
+        now = self._laid_on_tokens(experience.replace(logprobs=logprobs))
+        return now if anew else now.replace(logprobs=experience.logprobs)
 
     def _weigh(self, experience: Experience) -> Experience:
         """Combine the channels, shape the score, select rows, lay the reward on tokens."""
