@@ -56,6 +56,22 @@ def test_thresholds_are_strict() -> None:
             assert growth.forced.tolist() == [True] and growth.likeliest.tolist() == [0]
 
 
+@pytest.mark.parametrize(("probabilities", "branches"), [([0.8, 0.1, 0.1], True), ([0.9, 0.1, 0.0], False)])
+def test_a_tree_may_branch_by_entropy_in_place_of_both_thresholds(probabilities: list[float], branches: bool) -> None:
+    """Entropies 0.639 and 0.325 nats; neither passes the thresholds."""
+    forest, places = one_tree(4, least_entropy=0.5)
+    growth = forest.branch(places, living(places), torch.tensor([probabilities]), 0)
+    assert growth.tokens.tolist() == ([1] if branches else [])
+    with pytest.raises(ValidationError, match="two rules of branching"):
+        Tree(least_entropy=0.5, random_branching=0.1)
+
+
+def test_a_token_that_cannot_be_does_not_branch() -> None:
+    forest, places = one_tree(4, least_entropy=0.5, candidates=3)
+    growth = forest.branch(places, living(places), torch.tensor([[0.5, 0.5, 0.0]]), 0)
+    assert growth.tokens.tolist() == [1]
+
+
 def test_second_candidates_wait_for_the_first_ones_and_the_oldest_is_served() -> None:
     """Four places; A, B and C want 2, 1 and 2 tokens: A1, B1, C1 and A2 are kept, C2 is suppressed."""
     forest, places = one_tree(4)

@@ -118,6 +118,32 @@ def test_the_whole_group_as_a_tree(policy: LocalGroup) -> None:
     assert rollout.logprobs(samples) is not None
 
 
+@pytest.mark.parametrize(
+    ("tree", "moves", "threshold"),
+    [
+        ({"least_probability": 0.0, "largest_gap": 1.0}, 1, 0.01),  # every token branches, most find no place
+        ({"least_probability": 0.9, "largest_gap": 0.0}, -1, 0.89),  # none does
+    ],
+)
+def test_thresholds_follow_the_trees(policy: LocalGroup, tree: dict[str, float], moves: int, threshold: float) -> None:
+    shape = {"lookahead": [2], "longest": 4}
+    rollout, _ = grow(policy, 1, tree=tree | shape, adaptive={"most": 1})
+    assert rollout.metrics()["least_probability"] == tree["least_probability"]
+    for _ in range(2):  # no further than `most`
+        rollout.learned(policy)
+        assert rollout.state_dict() == {"moves": moves}
+        assert rollout.metrics()["least_probability"] == pytest.approx(threshold)
+    resumed = LookaheadTree(n=4, tree=tree | shape, adaptive={})
+    resumed.load_state_dict(rollout.state_dict())
+    assert resumed.state_dict() == rollout.state_dict()
+
+
+def test_thresholds_stay_unless_they_are_told_to_move(policy: LocalGroup) -> None:
+    rollout, _ = grow(policy, 1)
+    rollout.learned(policy)
+    assert rollout.state_dict() == {"moves": 0} and "least_probability" not in rollout.metrics()
+
+
 def think(policy: LocalGroup, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> tuple[ThinkRollout, Any]:
     """What the policy would have drawn, with delimiters written into three of four responses."""
     prompts = prompts_batch([PromptRecord(text, {}) for text in ("ab", "c")], policy.codec, 1)

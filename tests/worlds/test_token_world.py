@@ -56,6 +56,26 @@ def test_a_world_follows_from_its_seed() -> None:
     assert float(TokenWorld(reward_scale=2.0).rewards.std()) == pytest.approx(2.0)
 
 
+def test_only_the_beginning_may_bear_on_the_reward() -> None:
+    world = TokenWorld(4, 4, 3, seed=1, early=2)
+    same = [world.place[text] for text in ("a b", "a b c", "a b d a")]
+    assert torch.equal(world.rewards[:, same], world.rewards[:, same[:1]].expand(-1, 3))
+    assert not bool((world.rewards[:, world.place["a b"]] == world.rewards[:, world.place["a"]]).any())
+    reward = TokenWorldReward.of(world)
+    assert torch.equal(reward.world.rewards, world.rewards) and not torch.equal(
+        TokenWorld(seed=1).rewards, world.rewards
+    )
+
+
+def test_levels_move_all_rewards_of_a_prompt_alike() -> None:
+    world = TokenWorld(4, 3, 3, seed=1)
+    plain, raised = TokenWorldReward.of(world)(world.batch), TokenWorldReward.of(world, levels=3.0)(world.batch)
+    assert torch.equal(plain, world.rewards.flatten().float())
+    difference = (raised - plain).reshape(3, -1)
+    torch.testing.assert_close(difference, difference[:, :1].expand_as(difference))
+    assert len(set(difference[:, 0].round(decimals=4).tolist())) == 3
+
+
 @pytest.mark.parametrize("sizes", [(4, 4, 5), (1, 3, 1), (13, 3, 2), (4, 7, 3), (4, 0, 3)])
 def test_impossible_worlds_are_refused(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="got"):

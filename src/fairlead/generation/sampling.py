@@ -6,9 +6,9 @@ Does not know: models, caches.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["Sampling", "Tree", "TreeSampling"]
 
@@ -59,6 +59,11 @@ class Tree(BaseModel):
     random_branching: float | None = Field(
         None, ge=0, le=1, description="branch with this probability in place of both thresholds; a control"
     )
+    least_entropy: float | None = Field(
+        None,
+        ge=0,
+        description="branch where the next token's entropy is above this, in nats, in place of both thresholds; a rival",
+    )
     lookahead: list[Annotated[int, Field(ge=1)]] = Field(
         [20, 30, 50],
         min_length=1,
@@ -85,6 +90,12 @@ class Tree(BaseModel):
         0.05, ge=0, description="how the share of branches that is enough falls, from 0.98, over the longest response"
     )
     longest: int = Field(512, ge=1, description="the tree ends at this length at the latest")
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.random_branching is not None and self.least_entropy is not None:
+            raise ValueError("random_branching and least_entropy are two rules of branching: leave one of them null")
+        return self
 
 
 class TreeSampling(Sampling):

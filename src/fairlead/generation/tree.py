@@ -87,7 +87,7 @@ class Forest:
         root = self.root[places]
         growing = alive & self.growing[root]
         values, tokens = probabilities.topk(min(self.tree.candidates, probabilities.shape[-1]), -1)
-        wanted = self._wanted(values, places, step) & growing[:, None]
+        wanted = self._wanted(values, probabilities, places, step) & growing[:, None]
         rank, parents = wanted.T.nonzero(as_tuple=True)
         free = self.width - torch.bincount(self.root[self.used], minlength=len(self.width))
         turn = _turn(root[parents])
@@ -109,9 +109,12 @@ class Forest:
             children=children,
         )
 
-    def _wanted(self, values: Tensor, places: Tensor, step: int) -> Tensor:
+    def _wanted(self, values: Tensor, probabilities: Tensor, places: Tensor, step: int) -> Tensor:
         """[n, candidates − 1] bool: which further tokens are likely enough to branch."""
         further = values[:, 1:]
+        if self.tree.least_entropy is not None:
+            entropy = torch.special.entr(probabilities).sum(-1, keepdim=True)
+            return (entropy > self.tree.least_entropy) & (further > 0)
         if self.tree.random_branching is None:
             return (further > self.tree.least_probability) & (values[:, :1] - further < self.tree.largest_gap)
         chance = functional.uniform(functional.mix_seeds(self.seeds[places], _SALT_BRANCH), step)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from tensordict import TensorDict
 
 from fairlead.batch import Prompts, Samples, concatenate, take
@@ -16,6 +16,17 @@ from fairlead.runtime import ModelGroup
 __all__ = ["LookaheadTree"]
 
 _Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Adaptive(BaseModel):
+    """Thresholds that follow the trees: tighter where branches find no place, looser where places stay free."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    crowded: float = Field(0.1, ge=0, description="tighter above so many branches without a place to a token of length")
+    empty: float = Field(0.05, ge=0, le=1, description="looser above this share of places that stayed free")
+    change: float = Field(0.01, gt=0, description="what both thresholds move by after a step")
+    most: int = Field(10, ge=1, description="moves away from where they began, at most")
 
 
 class LookaheadTree(SampleRollout, name="lookahead-tree"):
@@ -36,6 +47,11 @@ class LookaheadTree(SampleRollout, name="lookahead-tree"):
         description="step of the stage → share of the n responses that begin as a tree from there on",
     )
 
+    adaptive: Adaptive | None = Field(
+        None, description="thresholds of the tree that move with what it grew; null: they stay"
+    )
+
+    _moves: int = PrivateAttr(0)  # how often the thresholds were tightened, less how often they were loosened
     _step: int = PrivateAttr(0)
     _grown: TensorDict | None = PrivateAttr(None)
 
@@ -62,7 +78,7 @@ class LookaheadTree(SampleRollout, name="lookahead-tree"):
         parts = []
         self._grown = None
         if self.width > 0:
-            sampling = TreeSampling(tree=self.tree, **self.sampling.model_dump())
+            sampling = TreeSampling(tree=self._adapted(), **self.sampling.model_dump())
             grown = policy.generate(requests[branches], sampling)
             assert grown.extras is not None, "the engine counts what it grows"
             self._grown = grown.extras[:: self.width]  # one row a tree
@@ -72,6 +88,32 @@ class LookaheadTree(SampleRollout, name="lookahead-tree"):
         whole = concatenate(parts)
         return take(whole, torch.argsort(whole.group, stable=True))
 
+    def _adapted(self) -> Tree:
+        """The tree with its thresholds of now."""
+        if self.adaptive is None:
+            return self.tree
+        moved = self._moves * self.adaptive.change
+        thresholds = {
+            "least_probability": self.tree.least_probability + moved,
+            "largest_gap": self.tree.largest_gap - moved,
+        }
+        return self.tree.model_copy(update={name: min(max(value, 0.0), 1.0) for name, value in thresholds.items()})
+
+    def learned(self, policy: ModelGroup) -> None:
+        if self.adaptive is None or self._grown is None:
+            return
+        suppressed, steps, empty = (float(self._grown[name].sum()) for name in ("suppressed", "steps", "empty"))
+        tighter = suppressed > self.adaptive.crowded * steps
+        looser = empty > self.adaptive.empty * len(self._grown) * self.width
+        moves = self._moves + int(tighter) - int(looser)
+        self._moves = min(max(moves, -self.adaptive.most), self.adaptive.most)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"moves": self._moves}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._moves = int(state["moves"])
+
     def metrics(self) -> dict[str, float]:
         """Of the trees alone: extra branches a token, share of comparisons that cut one off, tokens until a tree was grown, tokens
         that found no free place for their branch, share of places that stayed free."""
@@ -79,7 +121,8 @@ class LookaheadTree(SampleRollout, name="lookahead-tree"):
             return {"tree_share": 0.0}
         sums = {name: float(values.sum()) for name, values in self._grown.items()}
         trees = len(self._grown)
-        return {
+        adapted = {} if self.adaptive is None else {"least_probability": self._adapted().least_probability}
+        return adapted | {
             "tree_share": self.width / self.n,
             "branching_ratio": sums["branched"] / sums["tokens"],
             "pruning_ratio": sums["removed"] / max(sums["compared"], 1.0),

@@ -337,11 +337,16 @@ class Online(Stage, name="online"):
         return policy.token_logprobs(samples, self.rollout.temperature)
 
     def _with_proximal(self, experience: Experience, policy: ModelGroup) -> Experience:
-        """A batch that waited gets the policy of now as old policy of the ratio, where the objective corrects for the wait itself."""
+        """A batch that waited gets the policy of now as old policy of the ratio, where the objective corrects for the wait itself.
+
+        The regulariser's penalty is that of the policy of now in any case: that of the one which sampled pulls back from where it was.
+        """
         anew = self.old_logprobs == "recompute" or self.objective.mismatch is not None
-        if not (self.ahead and anew):
+        if not (self.ahead and (anew or self.needs_reference)):
             return experience
-        return experience.replace(logprobs=policy.token_logprobs(experience, self.rollout.temperature))
+        logprobs = policy.token_logprobs(experience, self.rollout.temperature)
+        now = self._laid_on_tokens(experience.replace(logprobs=logprobs))
+        return now if anew else now.replace(logprobs=experience.logprobs)
 
     def _weigh(self, experience: Experience) -> Experience:
         """Combine the channels, shape the score, select rows, lay the reward on tokens."""
@@ -357,7 +362,10 @@ class Online(Stage, name="online"):
         experience = experience.replace(score=score, weight=weight)
         for shaping in self.shaping:
             experience = shaping(experience)
-        experience = self._select(experience, after_credit=False)
+        return self._laid_on_tokens(self._select(experience, after_credit=False))
+
+    def _laid_on_tokens(self, experience: Experience) -> Experience:
+        """The score at the last token, less the regulariser's penalty of every token."""
         rewards = functional.place_at_last_token(experience.score.nan_to_num(), experience.mask)
         return experience.replace(rewards=rewards - self.regulariser.penalty(experience))
 

@@ -6,6 +6,7 @@ Does not know: how policies are trained.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -33,11 +34,21 @@ class TokenWorldReward(Reward, name="token-world"):
     prompts: int = Field(3, ge=1, description="prompts of the world")
     reward_scale: float = Field(1.0, gt=0, description="standard deviation of the rewards over all responses")
     seed: int = Field(0, ge=0, description="seed of the world")
+    early: int | None = Field(
+        None,
+        ge=1,
+        description="tokens of the beginning that bear on the reward; null: all, and where the response ends",
+    )
+    levels: float = Field(
+        0.0,
+        ge=0,
+        description="standard deviation of a level that is added to all rewards of a prompt; it changes no optimum",
+    )
 
     _world: TokenWorld | None = PrivateAttr(None)
 
     @classmethod
-    def of(cls, world: TokenWorld) -> TokenWorldReward:
+    def of(cls, world: TokenWorld, levels: float = 0.0) -> TokenWorldReward:
         """The reward of a given world."""
         return cls(
             symbols=len(world.symbols),
@@ -45,17 +56,31 @@ class TokenWorldReward(Reward, name="token-world"):
             prompts=len(world.prompts),
             reward_scale=world.reward_scale,
             seed=world.seed,
+            early=world.early,
+            levels=levels,
         )
 
     @property
     def world(self) -> TokenWorld:
         """The world that the fields describe."""
         if self._world is None:
-            self._world = TokenWorld(self.symbols, self.maximum_tokens, self.prompts, self.reward_scale, self.seed)
+            self._world = TokenWorld(
+                self.symbols, self.maximum_tokens, self.prompts, self.reward_scale, self.seed, self.early
+            )
         return self._world
 
+    @cached_property
+    def level(self) -> Tensor:
+        """[X] float64: the level of each prompt."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return self.levels * torch.randn(self.prompts, generator=generator, dtype=torch.float64)
+
     def __call__(self, samples: Samples) -> Tensor:
-        rewards = [self.world.reward(row["prompt"], row["response"]) for row in samples.rows]
+        rewards = [
+            self.world.reward(row["prompt"], row["response"])
+            + float(self.level[self.world.prompts.index(row["prompt"])])
+            for row in samples.rows
+        ]
         return torch.tensor(rewards, dtype=torch.float32)
 
 

@@ -41,8 +41,15 @@ class TokenWorld:
     """A world with its model directory, prompts, responses and rewards; everything follows from the seed."""
 
     def __init__(
-        self, symbols: int = 4, maximum_tokens: int = 4, prompts: int = 3, reward_scale: float = 1.0, seed: int = 0
+        self,
+        symbols: int = 4,
+        maximum_tokens: int = 4,
+        prompts: int = 3,
+        reward_scale: float = 1.0,
+        seed: int = 0,
+        early: int | None = None,
     ) -> None:
+        """`early`: only so many tokens of the beginning bear on the reward; None: all, and where the response ends."""
         if not 1 <= prompts <= symbols <= len(_SYMBOLS) or symbols < 2:
             raise ValueError(
                 f"need 1 <= prompts <= symbols and 2 <= symbols <= {len(_SYMBOLS)}, got {prompts}, {symbols}"
@@ -57,6 +64,7 @@ class TokenWorld:
         self.prompts = [" ".join(self.symbols[s] for s in pair) for pair in self._prompt_symbols]
         self.reward_scale = reward_scale
         self.seed = seed
+        self.early = early
 
     # -- the language ------------------------------------------------------------------------------------------------
 
@@ -137,7 +145,7 @@ class TokenWorld:
         """[X, Y] float64: reward of each response to each prompt, with mean 0 and standard deviation `reward_scale`.
 
         A sum over the transitions of a table, from the prompt's last symbol into the first one and on, and a term of its own for
-        ending after each symbol: what comes early has consequences later, as it has in language.
+        ending after each symbol: what comes early has consequences later, as it has in language. With `early` the sum is cut there.
         """
         generator = torch.Generator().manual_seed(self.seed)
         count = len(self.symbols)
@@ -147,8 +155,9 @@ class TokenWorld:
         for x in range(len(self.prompts)):
             for y, tokens in enumerate(self.responses):
                 path = [self._prompt_symbols[x][-1], *(token - 1 for token in tokens if token != _END)]
-                raw[x, y] = sum(float(transition[a, b]) for a, b in itertools.pairwise(path))
-                raw[x, y] += float(ending[path[-1]]) if tokens[-1] == _END else 0.0
+                steps = list(itertools.pairwise(path))[: self.early]
+                raw[x, y] = sum(float(transition[a, b]) for a, b in steps)
+                raw[x, y] += float(ending[path[-1]]) if tokens[-1] == _END and self.early is None else 0.0
         return self.reward_scale * (raw - raw.mean()) / raw.std()
 
     def reward(self, prompt: str, response: str) -> float:

@@ -25,8 +25,9 @@ from fairlead.worlds import TokenWorld
 
 __all__ = ["HCRLHF"]
 
-_RUNS, _STEPS, _PROMPTS, _SAMPLES = 70, 60, 32, 2
-_TESTED, _DELTA, _BETA, _RATE = 100, 0.1, 0.3, 0.05
+_RUNS, _STEPS, _PROMPTS, _SAMPLES = 50, 150, 32, 2
+_TESTED, _DELTA, _BETA, _RATE = 100, 0.1, 0.3, 0.1
+_WINDOW, _DUAL_RATE, _ROUNDS = 256, 0.01, 30
 _FORBIDDEN, _LIKED = "a", 2.0
 
 
@@ -44,8 +45,8 @@ class HCRLHF(Experiment, name="hc-rlhf"):
         "Token world of 13 responses to 3 prompts (3 symbols, 2 tokens; another for every seed); the policy is a table of logits. The cost is "
         f"the share of the symbol {_FORBIDDEN}, for which the reward (of deviation 0.5 otherwise) pays {_LIKED:g}, and its limit is the exact "
         f"mean cost of the policy as it begins. {_RUNS} runs a seed, each with random numbers of its own: {_STEPS} rollouts of {_PROMPTS} prompts "
-        f"with {_SAMPLES} samples, leave-one-out, the policy gradient with k1 in the reward and β = {_BETA:g}, Adam at {_RATE:g}, dual ascent at 1 "
-        f"from 2, a window of 256 costs; then a test with Student's t at δ = {_DELTA:g} on {_TESTED} prompts drawn anew. unsafe is the share of "
+        f"with {_SAMPLES} samples, leave-one-out, the policy gradient with k1 in the reward and β = {_BETA:g}, Adam at {_RATE:g} falling linearly, dual "
+        f"ascent at {_DUAL_RATE:g} from the exact multiplier of each constraint, a window of {_WINDOW} costs; then a test with Student's t at δ = {_DELTA:g} on {_TESTED} prompts drawn anew. unsafe is the share of "
         "runs that return a policy whose exact mean cost exceeds the limit, refused the share whose test finds no solution; "
         "candidate_unsafe counts before the test."
     )
@@ -53,9 +54,12 @@ class HCRLHF(Experiment, name="hc-rlhf"):
         "a limit on the mean cost; unsafe is that of its policies without a test, refused with the test"
     )
     remarks: ClassVar[str] = (
-        "The rate that the test promises is kept in every world, and over all of them unsafe policies are far rarer and refusals fewer than "
-        "with a limit on the mean. The rules fail on the first world, where the limit does not bind: no policy of either kind exceeds it, so "
-        "that nothing can be lower there. That the worlds differ so was not foreseen when the rules were written."
+        "A first run, of 70 runs of 60 rollouts with dual ascent at 1 from 2, did not hold (revision a837ca1): unsafe was 0, 0 and 0.014 against 0, "
+        "0.057 and 0.914 of the mean limit's policies, refused 0, 0.114 and 0.857 against 0, 0.214 and 0.943, so that nothing could be lower in "
+        "the first world. The limit does bind there (the exact multipliers are 3.1, 2.7 and 1.4), but the multiplier went round between 0 and "
+        "20 and the mean cost by 0.2 to either side of its limit, in step in all runs of a world: the last rollout showed where in the "
+        "circle it was. This run has the paper's dual rate, begins with the multiplier in its place and goes on longer, under the same rules. "
+        "It had a mistake at first, which held, too: the pessimistic multiplier began 0.2 too high, so that no test refused."
     )
     rules: ClassVar[tuple[Rule, ...]] = (AtMost("unsafe", _DELTA), Better("unsafe", 0.5), Better("refused"))
 
@@ -81,14 +85,37 @@ class _World:
 
     def mean_cost(self, log_policy: Tensor) -> float:
         """Exact mean cost of a policy [X, Y]."""
-        return float((log_policy.exp() * self.costs).sum(-1).mean())
+        return self._moments(log_policy.exp())[0]
+
+    def multiplier(self, k: float) -> float:
+        """The smallest λ whose optimum keeps its mean cost and k deviations within the limit: π ∝ π_ref · exp((r − λ c̃) / β).
+
+        c̃ is the cost whose gradient is that of the mean and k deviations, which depends on π, so that π is a fixed point.
+        """
+        low, high = 0.0, 100.0
+        while high - low > 1e-4:
+            middle = (low + high) / 2
+            policy = self.reference.exp()
+            for _ in range(_ROUNDS):
+                mean, deviation = self._moments(policy)
+                cost = functional.pessimistic_cost(self.costs, mean, deviation, k)
+                policy = torch.softmax(self.reference + (self.rewards - middle * cost) / _BETA, -1)
+            mean, deviation = self._moments(policy)
+            low, high = (middle, high) if mean + k * deviation > self.limit else (low, middle)
+        return high
+
+    def _moments(self, policy: Tensor) -> tuple[float, float]:
+        """Exact mean and standard deviation of the cost of a policy [X, Y], over prompts and responses."""
+        mean = float((policy * self.costs).sum(-1).mean())
+        return mean, (float((policy * self.costs.square()).sum(-1).mean()) - mean**2) ** 0.5
 
     def repeated(self, pessimistic: bool) -> dict[str, float]:
         """Shares over the runs, and the mean reward of what was returned."""
+        initial = self.multiplier(functional.pessimism(_DELTA, _WINDOW, _TESTED) if pessimistic else 0.0)
         unsafe, returned, reward = [], [], []
         for number in range(_RUNS):
             generator = torch.Generator().manual_seed(number)
-            log_policy = self._train(self._constraint(pessimistic), generator)
+            log_policy = self._train(self._constraint(pessimistic, initial), generator)
             prompts, responses = self._draw(log_policy, _TESTED, 1, generator)
             tested = MeanBound()(self.costs[prompts, responses], _DELTA)
             unsafe.append(self.mean_cost(log_policy) > self.limit)
@@ -102,9 +129,9 @@ class _World:
             "reward": sum(reward) / max(len(reward), 1),
         }
 
-    def _constraint(self, pessimistic: bool) -> Constraint:
-        shared = {"channel": "cost", "limit": self.limit, "rate": 1.0, "initial": 2.0, "maximum": 100.0, "window": 256}
-        shared |= {"parametrisation": "linear", "normalise": True, "kl": "reward"}
+    def _constraint(self, pessimistic: bool, initial: float) -> Constraint:
+        shared = {"channel": "cost", "limit": self.limit, "initial": initial, "rate": _DUAL_RATE, "maximum": 100.0}
+        shared |= {"window": _WINDOW, "parametrisation": "linear", "normalise": True, "kl": "reward"}
         if pessimistic:
             return HighConfidence.model_validate(shared | {"test_prompts": _TESTED, "delta": _DELTA})
         return Lagrangian.model_validate(shared)
@@ -113,7 +140,8 @@ class _World:
         """[X, Y]: the policy after the steps of the online stage, taken on a table."""
         logits = self.reference.clone().requires_grad_()
         optimiser = torch.optim.Adam([logits], lr=_RATE)
-        for _ in range(_STEPS):
+        for step in range(_STEPS):
+            optimiser.param_groups[0]["lr"] = _RATE * (1 - step / _STEPS)
             log_policy = logits.log_softmax(-1)
             prompts, responses = self._draw(log_policy.detach(), _PROMPTS, _SAMPLES, generator)
             experience = self._judged(log_policy.detach(), prompts, responses)

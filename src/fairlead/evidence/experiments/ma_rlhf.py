@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fairlead.evidence.base import Better, Measurement, Rule
-from fairlead.evidence.experiments.online_baselines import OnlineExperiment, laboratory
+from fairlead.evidence.experiments.online_baselines import OnlineExperiment
+from fairlead.evidence.laboratory import Laboratory
+from fairlead.worlds import TokenWorld
 
 __all__ = ["MacroActions"]
+
+_LENGTH, _EARLY, _LAM = 6, 2, 0.5
 
 
 class MacroActions(OnlineExperiment, name="ma-rlhf"):
@@ -25,20 +29,29 @@ class MacroActions(OnlineExperiment, name="ma-rlhf"):
         "Values and advantages of runs of tokens give credit over fewer steps and learn more than PPO's"
     )
     experiment: ClassVar[str] = (
-        OnlineExperiment.experiment + " Macro actions of 2 tokens, λ 0.95, one optimiser step a rollout on both sides; "
-        "relative_gap_whole with one macro action for the whole response."
+        OnlineExperiment.experiment.replace(
+            "85 responses to 3 prompts (4 symbols, 3 tokens;",
+            f"5,461 responses to 3 prompts (4 symbols, {_LENGTH} tokens;",
+        )
+        + f" Only the first {_EARLY} tokens bear on the reward, which comes at the end. Macro actions of 2 tokens, λ {_LAM:g}, one optimiser step "
+        "a rollout on both sides; relative_gap_whole with one macro action for the whole response."
     )
     baseline: ClassVar[str] = "PPO with a critic on tokens, the same in all else"
     rules: ClassVar[tuple[Rule, ...]] = (Better("relative_gap", 0.9, except_for=1),)
     recipe: ClassVar[dict[str, Any]] = {"credit": {"part": "macro-gae", "length": 2}}
     remarks: ClassVar[str] = (
-        "The paper's gain is credit over hundreds of tokens. Responses of this world have at most three, all of which matter, "
-        "so there is little distance to shorten: a strong test of harm, a weak one of the benefit. The two come out alike within their spread."
+        "A first run, with at most 3 tokens that all bear on the reward and λ 0.95, did not hold (revision 9d7a5b6): relative_gap was 0.0245 ± "
+        "0.0061 against 0.0226 ± 0.0055. There was no distance for credit to cross. In the paper it crosses some sixty tokens, where 0.95 to that "
+        "power leaves a twentieth; here 0.5 does so over the four tokens between the choice and its reward. Rules are those of the first run."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
-        lab = laboratory(seed, folder)
-        ours = self.train(lab, seed, self.recipe)
-        whole = self.train(lab, seed, {"credit": {"part": "macro-gae", "length": 3}})
-        ours["relative_gap_whole"] = whole["relative_gap"]
-        return Measurement(ours, self.train(lab, seed, {"credit": "gae"}))
+        world = TokenWorld(symbols=4, maximum_tokens=_LENGTH, prompts=3, seed=seed, early=_EARLY)
+        lab = Laboratory(world, folder)
+
+        def trained(**credit: Any) -> dict[str, float]:
+            return self.train(lab, seed, {"credit": {"lam": _LAM, **credit}})
+
+        ours = trained(**self.recipe["credit"])
+        ours["relative_gap_whole"] = trained(part="macro-gae", length=_LENGTH)["relative_gap"]
+        return Measurement(ours, trained(part="gae"))

@@ -6,6 +6,7 @@ Does not know: how figures become a verdict.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ __all__ = ["SuperHF", "hacking_figures"]
 
 _BETA, _PAYS, _HARMLESS = 0.35, 1.3, 0.8
 _STEPS, _PROMPTS, _SAMPLES, _RATE, _LENGTH = 60, 8, 16, 3e-3, 4
+_SHOWN, _RIGHT = 600, 0.5
 _PAIRS = 2000
 
 
@@ -36,7 +38,8 @@ class SuperHF(Experiment, name="superhf"):
     )
     experiment: ClassVar[str] = (
         "Token world of 1,555 responses to 4 prompts (6 symbols, 4 tokens; another reference policy for every seed). Gold counts the "
-        f"symbols that are the prompt's last one; the proxy adds {_PAYS:g} for each f. {_STEPS} steps of {_PROMPTS} prompts with {_SAMPLES} samples, the best of "
+        f"symbols that are the prompt's last one; the proxy adds {_PAYS:g} for each f. The first policy has imitated {_SHOWN} responses whose symbols are "
+        f"that one with probability {_RIGHT:g} and else any other (AdamW at 2e-3, batch 32, 10 epochs). {_STEPS} steps of {_PROMPTS} prompts with {_SAMPLES} samples, the best of "
         f"each imitated, AdamW at {_RATE:g} falling linearly, β = {_BETA:g} with the mean over responses. gold_shortfall is {_LENGTH} less the expected gold, "
         f"proxy_shortfall {_LENGTH * _PAYS:g} less the expected proxy, kl that of the policy from the first one, all exact; similarity the mean METEOR (equal "
         f"words only) of {_PAIRS:,} pairs of answers to different prompts. once is best-of-n of as many samples of the first policy, learned from in "
@@ -52,15 +55,13 @@ class SuperHF(Experiment, name="superhf"):
         AtMost("harmless_over_hacked", 0.6),
     )
     remarks: ClassVar[str] = (
-        "The KL and the similarity are about half of what they are without the prior, and iterating leaves half of the proxy's shortfall that "
-        "best-of-n once leaves. Gold missed its rule narrowly. It falls from the first policy's 0.53 to 0.16 with the prior and to 0 "
-        "without, but the rule counts from the 4 that are possible, and the first policy is far from these. β = 0.35 slows the hack "
-        "down and does not prevent it: of all runs on this proxy only best-of-n once raised gold, since it hardly moved. Where f pays less "
-        "than the answer, the same method finds the honest answers and similarity stays near nothing."
+        "A first run, from a random first policy, did not hold (revision a56fca9): gold_shortfall was 3.84 ± 0.0083 against 4 ± 0.0021, "
+        "which is 0.96 of it where 0.95 was asked; the other rules held. That policy's own gold shortfall was 3.36 to 3.58, so that there was "
+        "little gold to lose. The paper starts from models that follow instructions. This run does so, under the same rules."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
-        lab = Laboratory(TokenWorld(symbols=6, maximum_tokens=_LENGTH, prompts=4, seed=seed), folder)
+        lab = _laboratory(seed, folder)
         ours, theirs = (hacking_figures(lab, _train(lab, seed, beta)) for beta in (_BETA, 0.0))
         at_once = {"steps": 1, "batch_size": _STEPS * _PROMPTS, "minibatches": _STEPS}
         others = {
@@ -73,6 +74,29 @@ class SuperHF(Experiment, name="superhf"):
         ours["proxy_over_once"] = ours["proxy_shortfall"] / ours["proxy_shortfall_once"]
         ours["harmless_over_hacked"] = ours["similarity_harmless"] / theirs["similarity"]
         return Measurement(ours, theirs)
+
+
+def _laboratory(seed: int, folder: Path) -> Laboratory:
+    """A world whose first policy knows something of the answer, as a model that is tuned to follow instructions does."""
+    lab = Laboratory(TokenWorld(symbols=6, maximum_tokens=_LENGTH, prompts=4, seed=seed), folder)
+    odds = math.log(_RIGHT / (1 - _RIGHT) * (len(lab.world.symbols) - 1))
+    shown = torch.log_softmax(odds * _rewards(lab.world, 0.0).double(), -1)
+    imitation = {
+        "part": "sft",
+        "data": str(lab.demonstrations(shown, _SHOWN, seed)),
+        "packed": False,
+        "batch_size": 32,
+        "epochs": 10,
+        "optimiser": {"learning_rate": 2e-3},
+    }
+    lab.reference = lab.run(imitation, seed, "imitation").model
+    return lab
+
+
+def _rewards(world: TokenWorld, pays: float) -> Tensor:
+    """[X, Y]: gold, and what each f pays."""
+    judge = HackableReward(pays=pays)
+    return torch.tensor([[judge.score(prompt, text) for text in world.texts] for prompt in world.prompts])
 
 
 def _train(lab: Laboratory, seed: int, beta: float, pays: float = _PAYS, **changes: Any) -> Tensor:
@@ -99,9 +123,8 @@ def hacking_figures(lab: Laboratory, log_policy: Tensor, pays: float = _PAYS) ->
     policy = log_policy.exp()
     found = {}
     for name, weight in (("gold", 0.0), ("proxy", pays)):
-        judge = HackableReward(pays=weight)
-        rewards = torch.tensor([[judge.score(prompt, text) for text in world.texts] for prompt in world.prompts])
-        found[f"{name}_shortfall"] = world.maximum_tokens * max(weight, 1.0) - float((policy * rewards).sum(-1).mean())
+        reward = float((policy * _rewards(world, weight)).sum(-1).mean())
+        found[f"{name}_shortfall"] = world.maximum_tokens * max(weight, 1.0) - reward
     found["kl"] = float(world.divergence(log_policy, lab.log_reference).mean())
     generator = torch.Generator().manual_seed(0)
     drawn = torch.multinomial(policy, _PAIRS, replacement=True, generator=generator)  # [X, pairs]
