@@ -55,6 +55,12 @@ class PairwiseModel(Experiment, name="pairwise-model"):
         Better("missed_circles", 0.2),
         AtMost("missed_circles", 0.1),
     )
+    remarks: ClassVar[str] = (
+        "It has nearly all circles, where scores have none and the reward model ends near the best of them. What did not hold is the limit of 0.05 "
+        "on the error, which was chosen without a look at what the labels can say: frequencies counted in as many pairs are off by "
+        "0.041 in the mean (worlds 0 to 2) when every prompt is counted for itself, and by 0.025 when all prompts are counted together, which "
+        "nothing tells the judge. Asking both orders takes a fifth of the error away."
+    )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         lab = Laboratory(TokenWorld(symbols=3, maximum_tokens=2, prompts=3, seed=seed), folder)
