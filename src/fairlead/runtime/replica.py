@@ -133,9 +133,9 @@ class Replica:
             model.drop_gradient()
             raise failure or PeerError("another rank failed")
         lessons = [lesson for _, lesson in work]
-        limited = [name for lesson in lessons for name in lesson.limits]
-        totals = sum_numbers([sums.get(name, 0.0) for name in limited], model.device) if self.world > 1 else None
-        watched = sums if totals is None else dict(zip(limited, totals, strict=True))
+        watched = {name: sums.get(name, 0.0) for lesson in lessons for name in lesson.limits}
+        if watched and self.world > 1:
+            watched = sum_numbers(watched, model.device)
         return sums, model.leave_step() if exceeds_limits(lessons, watched) else model.finish_step()
 
     def weights(self, name: str) -> dict[str, Any]:
@@ -193,12 +193,11 @@ def sum_gradients(parameters: Sequence[nn.Parameter], well: bool, device: torch.
     return True
 
 
-def sum_numbers(numbers: list[float], device: torch.device) -> list[float]:
-    """Each number summed over all ranks."""
-    totals = torch.tensor(numbers, dtype=torch.float32, device=device)
-    if numbers:
-        distributed.all_reduce(totals)
-    return totals.tolist()
+def sum_numbers(numbers: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Each number summed over all ranks, which have them in the same order."""
+    totals = torch.tensor(list(numbers.values()), dtype=torch.float32, device=device)
+    distributed.all_reduce(totals)
+    return dict(zip(numbers, totals.tolist(), strict=True))
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -6,6 +6,7 @@ Does not know: how figures become a verdict.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,7 +45,8 @@ class PairwiseModel(Experiment, name="pairwise-model"):
         f"the stage sft on both orders of every pair ({_PASSES} passes, batches of 128, AdamW at 3e-3 falling linearly) and asked as the oracle "
         "pairwise-model. error is the mean of |P̂ − P| over pairs as often as they occur, exact; missed_circles the share, weighted in the same "
         f"way, of the triples in which each beats the next with more than {_CLEAR:g}, and that the judge does not see as a circle; error_one_order that of "
-        "the answers in one order; error_of_scores that of the best Bradley–Terry scores there are."
+        "the answers in one order; error_of_scores that of the best Bradley–Terry scores there are; error_of_counts what frequencies in as many "
+        "pairs are expected to be off by, every prompt counted for itself, error_of_pooled_counts with all prompts counted together."
     )
     baseline: ClassVar[str] = (
         f"a Bradley–Terry reward model on the same pairs, {_PASSES} passes in batches of 128, AdamW at 5e-3"
@@ -55,6 +57,11 @@ class PairwiseModel(Experiment, name="pairwise-model"):
         Better("missed_circles", 0.2),
         AtMost("missed_circles", 0.1),
     )
+    remarks: ClassVar[str] = (
+        "It has nearly all circles, where scores have none and the reward model ends near the best of them. What did not hold is the limit of 0.05 "
+        "on the error, which was chosen without a look at what the labels can say: the judge is as near as frequencies counted for every prompt are "
+        "(error_of_counts), and nothing tells it that the prompts may be counted together. Asking both orders takes a fifth of the error away."
+    )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         lab = Laboratory(TokenWorld(symbols=3, maximum_tokens=2, prompts=3, seed=seed), folder)
@@ -64,11 +71,13 @@ class PairwiseModel(Experiment, name="pairwise-model"):
         oracle.open(_Opening(lab), "judge")
         found = _figures(lab, _asked(lab, oracle), truth)
         found["error_one_order"] = _figures(lab, _asked(lab, oracle, both=False), truth)["error"]
+        often = world.pair_probabilities(lab.log_reference)[0]
+        found["error_of_counts"] = _counting_error(often, truth)
+        found["error_of_pooled_counts"] = _counting_error(often.sum(0, keepdim=True), truth)
         stage = lab.from_pairs("reward", pairs, rate=5e-3, epochs=_PASSES)
         scores = (
             lab.open(lab.run(stage, seed).model, "scalar").scores(world.batch).double().reshape(world.rewards.shape)
         )
-        often = world.pair_probabilities(lab.log_reference)[0]
         best = torch.stack([functional.bradley_terry_scores(truth, row) for row in often])
         baseline = _figures(lab, by_scores(scores), truth)
         baseline["error_of_scores"] = _figures(lab, by_scores(best), truth)["error"]
@@ -111,6 +120,12 @@ def _asked(lab: Laboratory, oracle: ModelOracle, both: bool = True) -> Tensor:
     first, second = (x * responses + y).flatten(), (x * responses + z).flatten()
     ask = oracle if both else oracle.prefers
     return ask(lab.world.batch, first, second).double().reshape(x.shape)
+
+
+def _counting_error(often: Tensor, truth: Tensor) -> float:
+    """Mean of |frequency − P| where each pair comes up as often, [X, Y, Y], as it is expected to (normal approximation)."""
+    counts = (_PAIRS * (often + often.transpose(1, 2))).clamp(min=1)
+    return float((often * (2 / math.pi * truth * (1 - truth) / counts).sqrt()).sum())
 
 
 def by_scores(scores: Tensor) -> Tensor:
