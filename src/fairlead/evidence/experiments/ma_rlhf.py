@@ -42,7 +42,8 @@ class MacroActions(OnlineExperiment, name="ma-rlhf"):
     remarks: ClassVar[str] = (
         "A first run, with at most 3 tokens that all bear on the reward and λ 0.95, did not hold (revision 9d7a5b6): relative_gap was 0.0245 ± "
         "0.0061 against 0.0226 ± 0.0055. There was no distance for credit to cross. In the paper it crosses some sixty tokens, where 0.95 to that "
-        "power leaves a twentieth; here 0.5 does so over the four tokens between the choice and its reward. Rules are those of the first run."
+        "power leaves a twentieth; here 0.5 does so over the four tokens between the choice and its reward. Rules are those of the first run. One "
+        "macro action for the whole response goes furthest, and in seed 1 single tokens go further than two."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:

@@ -57,7 +57,8 @@ class SuperHF(Experiment, name="superhf"):
     remarks: ClassVar[str] = (
         "A first run, from a random first policy, did not hold (revision a56fca9): gold_shortfall was 3.84 ± 0.0083 against 4 ± 0.0021, "
         "which is 0.96 of it where 0.95 was asked; the other rules held. That policy's own gold shortfall was 3.36 to 3.58, so that there was "
-        "little gold to lose. The paper starts from models that follow instructions. This run does so, under the same rules."
+        "little gold to lose. The paper starts from models that follow instructions. This run does so, under the same rules. The prior slows the hack down and does not prevent it: from 2.0 at the "
+        "start the gold shortfall rises to 3.5, and only best-of-n once, which moves least, lowers it."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
