@@ -224,6 +224,7 @@ class StageRun:
         optimiser: OptimiserSpec | None = None,
         total_steps: int = 0,
         labels: int = 1,
+        value_head: bool = False,
     ) -> ModelGroup:
         """Open a model group; a trained one becomes part of every checkpoint."""
         if optimiser is not None and not optimiser.total_steps:
@@ -234,6 +235,7 @@ class StageRun:
             kind=kind,
             optimiser=optimiser,
             labels=labels,
+            value_head=value_head,
             precision=self.runtime.precision,
             vllm=self.runtime.vllm if self.runtime.sampler == "vllm" and kind == "causal" else None,
             seed=_seed(self.seed, role),
