@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,13 +57,14 @@ def attention(rows: int, tokens: int, precision: str, rounds: int) -> dict[str, 
     query, key, value = (torch.randn(rows, heads, tokens, 64, dtype=dtype, requires_grad=True) for heads in (4, 2, 2))
 
     def kernel() -> None:
-        whole = (x.repeat_interleave(2, 1) for x in (key, value))
-        F.scaled_dot_product_attention(query, *whole, is_causal=True).float().square().sum().backward()
+        keys, values = (x.repeat_interleave(2, 1) for x in (key, value))
+        mixed = F.scaled_dot_product_attention(query, keys, values, is_causal=True)
+        mixed.float().square().sum().backward()  # type: ignore[no-untyped-call]
 
     def products() -> None:
         with patch.dict(ours._LONGEST, {dtype: tokens}):
             mixed, _ = ours.attention(None, query, key, value, None)
-        mixed.float().square().sum().backward()
+        mixed.float().square().sum().backward()  # type: ignore[no-untyped-call]
 
     return medians({"kernel": kernel, "products": products}, rounds)
 
@@ -96,7 +98,7 @@ def training(shape: tuple[int, int, int], precision: str, rounds: int) -> dict[s
         model = ModelSpec(path=MODEL, attention=implementation)  # type: ignore[arg-type]
         optimiser = OptimiserSpec(tokens_per_microbatch=4096)
         worker = ModelWorker(GroupSpec(role="policy", model=model, precision=precision, optimiser=optimiser))  # type: ignore[arg-type]
-        sides[name] = lambda worker=worker: worker.step([Lesson(batch, objective)])
+        sides[name] = partial(worker.step, [Lesson(batch, objective)])
     return medians(sides, rounds)
 
 

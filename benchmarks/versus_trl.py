@@ -480,8 +480,8 @@ def shrunk(row: Row) -> Row:
     """A row small enough to see that both sides work."""
     if not row.online:
         return replace(row, prompts=8)
-    tokens = {"prompt_tokens": 16, "maximum_tokens": 32, "mean_length": row.mean_length and 8.0}
-    return replace(row, prompts=4 if row.kind == "grpo" else 8, samples=min(row.samples, 4), **tokens)
+    short = replace(row, prompt_tokens=16, maximum_tokens=32, mean_length=row.mean_length and 8.0)
+    return replace(short, prompts=4 if row.kind == "grpo" else 8, samples=min(row.samples, 4))
 
 
 def chosen(arguments: argparse.Namespace) -> Iterator[tuple[Row, str]]:

@@ -16,6 +16,7 @@ from fairlead.evidence import render_table
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "evidence" / "runs"
+TRUNK = ROOT / "benchmarks" / "results" / "trunk.json"
 VERSUS_TRL = ROOT / "benchmarks" / "results" / "versus-trl.json"
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(r"<!-- figures: (?P<name>[\w-]+) -->\n.*?<!-- /figures -->", re.DOTALL)
@@ -162,12 +163,32 @@ def versus_trl() -> str:
     )
 
 
+def trunk() -> str:
+    """A PPO step with two models and with one."""
+    page = json.loads(TRUNK.read_text(encoding="utf-8"))
+    lines = [
+        "| critic | processor time of a step, s | peak memory |",
+        "| --- | --- | --- |",
+        *(
+            f"| {name} | {side['processor seconds a step']:.1f} | {side['peak MiB']:.0f} MiB |"
+            for name, side in page["sides"].items()
+        ),
+    ]
+    settings, machine = page["settings"], page["machine"]
+    about = (
+        f"{machine['processor']}, {settings['threads']} thread, {settings['precision']}, models of {settings['size']}; {page['row']}. "
+        f"Medians of {settings['rounds'] * (settings['steps'] - 1)} steps."
+    )
+    return "\n".join([about, "", *lines])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "how-long": how_long,
     "quickstart": quickstart,
     "real-data": real_data,
     "evidence": evidence,
     "versus-trl": versus_trl,
+    "trunk": trunk,
 }
 
 

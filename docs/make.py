@@ -26,6 +26,7 @@ from fairlead.recipes.load import recipes_by_part
 from fairlead.recipes.schema import DataSpec
 from fairlead.regularisers import AdaptiveTarget, EntropyGate, RewardVelocity, TrainingPhase
 from fairlead.runtime import OptimiserSpec, RuntimeSpec
+from fairlead.stages.critics import Trunk
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -38,6 +39,7 @@ KEYS: dict[str, tuple[type[BaseModel], str]] = {
     "`lora` of a model": (LoraSpec, "Low-rank adapters."),
     "`head` of a model": (PessimisticHead, "A critic of several heads."),
     "A source of data": (DataSource, "Wherever a stage asks for data or prompts. A bare string is `path`."),
+    "`critic` on the policy's trunk": (Trunk, "In place of a model, in the key `critic` of the stage online."),
     "An optimiser": (OptimiserSpec, "The keys `optimiser` and `critic_optimiser` of stages."),
     "`sampling` of a rollout": (Sampling, "How tokens are drawn."),
     "`mismatch` of an objective": (Mismatch, "Importance weights against a sampler that differs from the trainer."),

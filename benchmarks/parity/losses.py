@@ -101,7 +101,7 @@ def grpo(given: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def dpo(given: dict[str, Any]) -> dict[str, Tensor]:
-    mask, found = given["pair_mask"], {}
+    mask, found = given["pair_mask"], dict[str, Tensor]()
     for kind in ("sigmoid", "hinge", "ipo"):
         logprobs = given["pair_logprobs"].clone().requires_grad_()
         policy, reference = (functional.masked_sum(x, mask, 1) for x in (logprobs, given["pair_reference"]))

@@ -1,6 +1,6 @@
 """Make the peer's own environment under benchmarks/.peers, once.
 
-    python benchmarks/peers/install.py
+    python benchmarks/peers/install.py [--cpu-index]
 
 `trl/` is a virtual environment with TRL 1.16. TRL removed its PPO trainer after 1.12, so `trl-ppo/` holds that version's
 code alone; the PPO row puts it in front of the environment, whose other packages it shares.
@@ -8,8 +8,8 @@ code alone; the PPO row puts it in front of the environment, whose other package
 
 from __future__ import annotations
 
+import argparse
 import subprocess
-import sys
 import venv
 from pathlib import Path
 
@@ -44,5 +44,11 @@ def install(cpu_index: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    install("--cpu-index" in sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--cpu-index",
+        action="store_true",
+        help="take torch from PyTorch's index of CPU builds, where pip would bring CUDA",
+    )
+    install(parser.parse_args().cpu_index)
     print(peer_python())

@@ -177,7 +177,8 @@ def ppo(spec: dict[str, Any], record: Record) -> Any:
         responses = whole[:, args[1].shape[1] :]
         ended = (responses == tokenizer.eos_token_id).int()
         lengths = torch.where(ended.any(1), ended.argmax(1) + 1, responses.shape[1])
-        record.count(lengths.sum(), lengths.sum() + args[1].numel(), lengths.max())
+        tokens = int(lengths.sum())
+        record.count(tokens, tokens + args[1].numel(), int(lengths.max()))
         return whole, scores
 
     ppo_trainer.batch_generation = timed

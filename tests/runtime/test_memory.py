@@ -27,10 +27,13 @@ def test_freed_memory_is_kept_until_it_is_given_back() -> None:
     assert held - kept < 50 * 2**20 and kept - resident() > 100 * 2**20
 
 
+@pytest.mark.parametrize("variable", ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"])
 @pytest.mark.parametrize(("given", "found"), [(None, "64"), ("7", "7")])
-def test_how_many_kernels_are_kept(monkeypatch: pytest.MonkeyPatch, given: str | None, found: str) -> None:
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+def test_how_many_kernels_are_kept(
+    monkeypatch: pytest.MonkeyPatch, variable: str, given: str | None, found: str
+) -> None:
+    monkeypatch.delenv(variable, raising=False)
     if given is not None:
-        monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", given)
+        monkeypatch.setenv(variable, given)
     set_up_memory()
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == found
+    assert os.environ[variable] == found

@@ -350,7 +350,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def test_ppo_with_critic(ray_policy: Any, model_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("critic", [None, {"trunk": "policy", "coefficient": 0.5}])
+def test_ppo_with_critic(ray_policy: Any, model_path: Path, tmp_path: Path, critic: Any) -> None:
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": f"{'count ' * (i % 3)}{i}?"} for i in range(8)])
 
     def stage() -> Online:
@@ -361,6 +362,7 @@ def test_ppo_with_critic(ray_policy: Any, model_path: Path, tmp_path: Path) -> N
             rollout=SampleRollout(n=2, sampling=Sampling(maximum_tokens=8)),
             objective=PPOClip(),
             value_objective=ValueClip(),
+            critic=critic,
             optimiser=OptimiserSpec(learning_rate=3e-4, tokens_per_microbatch=100),
             steps=3,
             batch_size=4,

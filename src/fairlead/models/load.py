@@ -42,6 +42,7 @@ __all__ = [
     "checkpoint_weights",
     "copy_tokenizer",
     "export_model",
+    "head_of",
     "load_model",
     "load_tokenizer",
     "merged_weights",
@@ -51,6 +52,7 @@ __all__ = [
 
 ModelKind = Literal["causal", "scalar"]
 _ASSETS = "fairlead:"
+_VALUE_HEAD = "value_head"
 _DROPOUT_KEYS = (
     "attention_dropout",
     "attn_pdrop",
@@ -160,11 +162,14 @@ def context_of(config: Any) -> int | None:
     return limit
 
 
-def load_model(spec: ModelSpec, kind: ModelKind = "causal", labels: int = 1) -> PreTrainedModel:
+def load_model(
+    spec: ModelSpec, kind: ModelKind = "causal", labels: int = 1, value_head: bool = False
+) -> PreTrainedModel:
     """The model that `spec` describes, in evaluation mode.
 
     `kind="scalar"` puts a linear head of `labels` outputs on the backbone (`AutoModelForSequenceClassification`); a head that
     the checkpoint does not have starts at zero, so that a new value or reward function starts flat and needs no seed.
+    `value_head` puts one such output beside the logits of a causal model. It is no part of the model's weights or checkpoints.
     Raises ModelError when nothing can be opened at the path.
     """
     dtype = getattr(torch, spec.dtype)
@@ -203,6 +208,8 @@ def load_model(spec: ModelSpec, kind: ModelKind = "causal", labels: int = 1) -> 
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if spec.lora is not None:
             model.enable_input_require_grads()
+    if value_head:  # behind the adapters, which would freeze it
+        _add_value_head(plain_model(model))
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -243,6 +250,19 @@ def _add_adapters(model: PreTrainedModel, lora: LoraSpec, kind: ModelKind) -> An
         task_type="CAUSAL_LM" if kind == "causal" else "SEQ_CLS",
     )
     return get_peft_model(model, config)
+
+
+def _add_value_head(model: PreTrainedModel) -> None:
+    output = model.get_output_embeddings()
+    head = nn.Linear(output.weight.shape[1], 1, bias=False, device=output.weight.device, dtype=output.weight.dtype)
+    nn.init.zeros_(head.weight)
+    setattr(model, _VALUE_HEAD, head)
+
+
+def head_of(model: Any) -> nn.Module:
+    """What makes values or scores of hidden states: the head of a scalar model, or the value head of a causal one."""
+    plain = plain_model(model)
+    return getattr(plain, _VALUE_HEAD) if hasattr(plain, _VALUE_HEAD) else plain.score  # type: ignore[return-value]
 
 
 def plain_model(model: Any) -> PreTrainedModel:
@@ -296,9 +316,9 @@ def copy_tokenizer(source: ModelSpec, directory: Path) -> None:
 
 
 def merged_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The state dict of the model with its adapters merged in, under the names of the plain model."""
+    """The state dict of the model with its adapters merged in and without a value head, under the names of the plain model."""
     if not hasattr(model, "merge_adapter"):
-        return dict(model.state_dict())
+        return {name: tensor for name, tensor in model.state_dict().items() if _is_own(name)}
     plain = plain_model(model)
     # Merging and unmerging in place rounds twice; the old weights are put back so that reading never changes the model.
     kept = {name: tensor.clone() for name, tensor in plain.state_dict().items() if _is_own(name)}
@@ -332,7 +352,7 @@ def checkpoint_weights(model: Any) -> dict[str, torch.Tensor]:
 
 def _is_own(name: str) -> bool:
     """True for the weights that the plain model has too, merged or not."""
-    return ".lora_" not in name and ".original_module" not in name
+    return ".lora_" not in name and ".original_module" not in name and not name.startswith(f"{_VALUE_HEAD}.")
 
 
 def _first_line(error: BaseException) -> str:

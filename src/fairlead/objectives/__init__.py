@@ -12,6 +12,7 @@ from fairlead.objectives.preference import (
     RewardObjective,
 )
 from fairlead.objectives.supervised import NegativeLogLikelihood, SupervisedObjective
+from fairlead.objectives.trunk import OneTrunk
 from fairlead.objectives.value import ValueClip, ValueHuber, ValueObjective
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Mismatch",
     "NegativeLogLikelihood",
     "Objective",
+    "OneTrunk",
     "PPOClip",
     "PolicyGradient",
     "PolicyObjective",

@@ -225,6 +225,7 @@ class StageRun:
         optimiser: OptimiserSpec | None = None,
         total_steps: int = 0,
         labels: int = 1,
+        value_head: bool = False,
         apart: bool = False,
     ) -> ModelGroup:
         """Open a model group, `apart` in the runtime's samplers; a trained one becomes part of every checkpoint."""
@@ -236,6 +237,7 @@ class StageRun:
             kind=kind,
             optimiser=optimiser,
             labels=labels,
+            value_head=value_head,
             precision=self.runtime.precision,
             vllm=self.runtime.vllm if self.runtime.sampler == "vllm" and kind == "causal" else None,
             seed=_seed(self.seed, role),

@@ -9,7 +9,8 @@ padding, with equal prompts and equal rows once (`ragged`), where the model's at
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from fairlead import functional
 from fairlead.batch import NOT_YET, Batch, Sequences, row_tokens
-from fairlead.models import adapter_off, backbone, plain_model
+from fairlead.models import adapter_off, backbone, head_of
 from fairlead.runtime.ragged import RaggedRows, knows_ragged_rows
 
 __all__ = ["Outputs", "forward"]
@@ -160,10 +161,12 @@ class _Ragged:
 
     def __init__(self, model: Any, rows: RaggedRows, tokens: Tensor, mask: Tensor) -> None:
         self.model, self.rows, self.tokens, self.mask = model, rows, tokens, mask
+        self.heard: list[Tensor] = []
 
     def logits(self) -> tuple[Tensor, Tensor]:
         """As in `_Reading`."""
-        logits = self.rows.read(self.model, logits_to_keep=self.rows.before[self.mask]).logits
+        with _overheard(self.model) as self.heard:
+            logits = self.rows.read(self.model, logits_to_keep=self.rows.before[self.mask]).logits
         return logits, self.tokens[self.mask][None]
 
     def spread(self, found: Tensor) -> Tensor:
@@ -180,7 +183,7 @@ class _Ragged:
         return _head(self.model, self._hidden().index_select(0, self.rows.last))
 
     def _hidden(self) -> Tensor:
-        return self.rows.read(backbone(self.model)).last_hidden_state[0]  # type: ignore[no-any-return]
+        return self.heard[0][0] if self.heard else self.rows.read(backbone(self.model)).last_hidden_state[0]  # type: ignore[no-any-return]
 
 
 class _Padded:
@@ -189,6 +192,7 @@ class _Padded:
     def __init__(self, model: Any, prompt_ids: Tensor, prompt_mask: Tensor, tokens: Tensor, filled: Tensor) -> None:
         self.model, self.tokens, self.filled = model, tokens, filled
         self.prompt = prompt_ids.shape[1]
+        self.heard: list[Tensor] = []
         attention = torch.cat((prompt_mask, filled), 1)
         self.inputs = {
             "input_ids": torch.cat((prompt_ids, tokens), 1),
@@ -199,7 +203,8 @@ class _Padded:
 
     def logits(self) -> tuple[Tensor, Tensor]:
         """As in `_Reading`; the head runs over the positions that score response tokens only."""
-        logits = self.model(**self.inputs, logits_to_keep=self.tokens.shape[1] + 1).logits[:, :-1]
+        with _overheard(self.model) as self.heard:
+            logits = self.model(**self.inputs, logits_to_keep=self.tokens.shape[1] + 1).logits[:, :-1]
         if self.prompt == 0:  # nothing scores the first token
             logits = F.pad(logits, (0, 0, 1, 0))
         return logits, self.tokens
@@ -219,7 +224,7 @@ class _Padded:
         return _head(self.model, _pick(self._hidden(), last.clamp(min=0)))
 
     def _hidden(self) -> Tensor:
-        return backbone(self.model)(**self.inputs).last_hidden_state  # type: ignore[no-any-return]
+        return self.heard[0] if self.heard else backbone(self.model)(**self.inputs).last_hidden_state  # type: ignore[no-any-return]
 
 
 class _Packed:
@@ -227,6 +232,7 @@ class _Packed:
 
     def __init__(self, model: Any, batch: Sequences) -> None:
         self.model, self.batch = model, batch
+        self.heard: list[Tensor] = []
         segments = batch.segments
         index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
         border = torch.ones_like(segments, dtype=torch.bool)
@@ -241,7 +247,9 @@ class _Packed:
 
     def logits(self) -> tuple[Tensor, Tensor]:
         """As in `_Reading`."""
-        return self.model(**self.inputs).logits[:, :-1], self.batch.tokens[:, 1:]
+        with _overheard(self.model) as self.heard:
+            logits = self.model(**self.inputs).logits[:, :-1]
+        return logits, self.batch.tokens[:, 1:]
 
     def spread(self, found: Tensor) -> Tensor:
         """As in `_Reading`; the first token of a row has nothing before it."""
@@ -257,11 +265,22 @@ class _Packed:
         return _head(self.model, _pick(self._hidden(), last.clamp(min=0)))
 
     def _hidden(self) -> Tensor:
-        return backbone(self.model)(**self.inputs).last_hidden_state  # type: ignore[no-any-return]
+        return self.heard[0] if self.heard else backbone(self.model)(**self.inputs).last_hidden_state  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _overheard(model: Any) -> Iterator[list[Tensor]]:
+    """What the backbone hands to the language model's head meanwhile: a value head then needs no pass of its own."""
+    heard: list[Tensor] = []
+    hook = backbone(model).register_forward_hook(lambda _, __, output: heard.append(output.last_hidden_state))
+    try:
+        yield heard
+    finally:
+        hook.remove()
 
 
 def _head(model: Any, hidden: Tensor) -> Tensor:
-    return plain_model(model).score(hidden).float()  # type: ignore[no-any-return, operator]
+    return head_of(model)(hidden).float()  # type: ignore[no-any-return]
 
 
 def _pick(hidden: Tensor, index: Tensor) -> Tensor:

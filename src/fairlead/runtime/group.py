@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,7 +40,10 @@ __all__ = [
     "Trainable",
     "add_metrics",
     "exceeds_limits",
+    "under",
 ]
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -78,6 +81,7 @@ class GroupSpec(BaseModel):
     model: ModelSpec = Field(description="which model, and how it is opened")
     kind: ModelKind = Field("causal", description="a language model, or a model with a scalar head")
     labels: int = Field(1, ge=1, description="outputs of a scalar head")
+    value_head: bool = Field(False, description="a language model that also gives values, from a head of its own")
     optimiser: OptimiserSpec | None = Field(None, description="null for a group that is never trained")
     precision: Precision = Field(
         "float32", description="arithmetic of matrix products, the same for training and reading"
@@ -107,10 +111,7 @@ class Lesson:
 
     def named(self, metrics: dict[str, float]) -> dict[str, float]:
         """Metrics under the lesson's own names."""
-        if not self.name:
-            return metrics
-        parts = {key: key.rpartition("max/") for key in metrics}
-        return {f"{parts[key][1]}{self.name}/{parts[key][2]}": value for key, value in metrics.items()}
+        return under(self.name, metrics) if self.name else metrics
 
     @property
     def limits(self) -> dict[str, float]:
@@ -125,6 +126,12 @@ class Lesson:
         """Its rows in order, dealt out to as many steps; a step may get none, and then has no such lesson."""
         order = torch.arange(int(self.batch.batch_size[0]))
         return [replace(self, batch=take(self.batch, part)) for part in order.tensor_split(count) if len(part)]
+
+
+def under(name: str, metrics: dict[str, T]) -> dict[str, T]:
+    """Metrics as `name/…`; what is combined by the maximum still begins with `max/`."""
+    parts = {key: key.rpartition("max/") for key in metrics}
+    return {f"{parts[key][1]}{name}/{parts[key][2]}": value for key, value in metrics.items()}
 
 
 def add_metrics(totals: dict[str, float], more: dict[str, float]) -> None:

@@ -1,12 +1,12 @@
 """What the C library and oneDNN do with memory that a process has freed or may need again.
 
-Knows: glibc's allocator, oneDNN's cache of compiled kernels.
+Knows: glibc's allocator, the caches of compiled kernels of oneDNN and of what stands between it and torch.
 Does not know: models, batches.
 
 A training step frees and asks for the same large buffers again and again. By default glibc maps and unmaps them each time, and
 every page is then zeroed anew by the kernel: some 100,000 page faults a step for a small model. oneDNN keeps the kernels of the
-last 1,024 shapes; rows without padding have another shape in every micro-batch, so that kernels of shapes which never come again fill it. What a step uses
-in all its layers is far fewer.
+last 1,024 shapes, and so does torch's layer above it, which bfloat16 goes through; rows without padding have another shape in every
+micro-batch, so that kernels of shapes which never come again fill both. What a step uses in all its layers is far fewer.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ __all__ = ["give_back_freed_memory", "peak_memory", "set_up_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _KERNELS = "64"
+_KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
 def set_up_memory() -> bool:
     """Keep freed memory, and few kernels; before the first matrix product. False where the C library has no such setting.
 
-    A number of kernels that stands in ONEDNN_PRIMITIVE_CACHE_CAPACITY is left as it is.
+    A number of kernels that stands in ONEDNN_PRIMITIVE_CACHE_CAPACITY or LRU_CACHE_CAPACITY is left as it is.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)
+    for variable in _KERNEL_CACHES:
+        os.environ.setdefault(variable, _KERNELS)
     library = _glibc()
     if library is None:
         return False

@@ -45,7 +45,7 @@ class ModelWorker:
         with torch.random.fork_rng(devices=[]):
             # New weights (`initialise`, adapters) are the same in every replica and every run of the recipe.
             torch.manual_seed(spec.weights_seed)
-            self.model = load_model(spec.model, spec.kind, spec.labels).to(self.device)
+            self.model = load_model(spec.model, spec.kind, spec.labels, spec.value_head).to(self.device)
         tokenizer = load_tokenizer(spec.model)
         self.codec = TextCodec(tokenizer)
         self.sampler: VllmSampler | None = None
@@ -183,11 +183,11 @@ class ModelWorker:
                 f"the {self.spec.role} group trains adapters and cannot take whole weights, which would also change its reference; "
                 "open it without lora"
             )
-        current = self.model.state_dict()
+        current = merged_weights(self.model)
         wrong = sorted(set(weights) ^ set(current)) or [n for n, t in weights.items() if t.shape != current[n].shape]
         if wrong:
             raise ValueError(f"weights do not fit {self.spec.role}: {', '.join(wrong[:5])}")
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict(weights, strict=False)  # a value head stays as it is
         self._weights_changed()
 
     def save(self, directory: Path) -> None:

@@ -23,13 +23,13 @@ from fairlead.data import SeededSampler, prompts_batch, to_prompts
 from fairlead.detectors import Detectors, Rollback, default_detectors, raised
 from fairlead.diagnostics import Diagnostic
 from fairlead.models import ModelSpec
-from fairlead.objectives import Objective, PolicyObjective, PPOClip, ValueClip, ValueObjective
+from fairlead.objectives import OneTrunk, PolicyObjective, PPOClip, ValueClip, ValueObjective
 from fairlead.parts import nearest
 from fairlead.regularisers import KL, Regulariser
 from fairlead.rewards import Reward, combine
 from fairlead.rollouts import Collection, Once, Rollout, SampleRollout
 from fairlead.runs import RunError, StageRun
-from fairlead.runtime import ModelGroup, OptimiserSpec
+from fairlead.runtime import ModelGroup, OptimiserSpec, Trainable
 from fairlead.selection import Selection
 from fairlead.shaping import Shaping
 from fairlead.stages.ahead import Ahead, Draw
@@ -42,6 +42,7 @@ from fairlead.stages.base import (
     reference_logprobs,
     shown_response,
 )
+from fairlead.stages.critics import Critic, Trunk
 from fairlead.stages.rehearsal import Rehearsal
 
 __all__ = ["Online"]
@@ -54,7 +55,10 @@ class _Models:
     """The groups of a run; those that it does not need are None."""
 
     policy: ModelGroup
+    values: ModelGroup | None
+    """Whom values are asked of: the critic, or the policy where it has a head for them."""
     critic: ModelGroup | None
+    """A critic with an optimiser of its own."""
     reference: ModelGroup | None
     costs: dict[str, ModelGroup | None]
     """The critic of each constraint's cost."""
@@ -105,8 +109,10 @@ class Online(Stage, name="online"):
     value_objective: ValueObjective = Field(default_factory=ValueClip, description="the critic's loss")
 
     reference: Model | None = Field(None, description="the reference model; null: the policy as it begins")
-    critic: Model | None = Field(
-        None, description="where the critic begins; null: the policy's weights with a new head"
+    critic: Critic | None = Field(
+        None,
+        description="where the critic begins; null: the policy's weights with a new head. `{trunk: policy, coefficient: 0.1}`: no "
+        "model of its own but a new head on the policy, trained with it",
     )
     rehearsal: Rehearsal | None = Field(
         None, description="text whose loss is added to the policy's (PPO-ptx); null: none"
@@ -177,6 +183,14 @@ class Online(Stage, name="online"):
                 raise ValueError(f"rollback.on names {unknown[0]!r}, which is no detector that is on: choose from {on}")
             if not self.save_every:
                 raise ValueError("rollback needs checkpoints to go back to: set save_every to 1 or more")
+        if isinstance(self.critic, Trunk):
+            if not self.credit.needs_values:
+                raise ValueError(f"credit {self.credit.part_name} has no critic: leave critic out")
+            for name in ("critic_warmup", "critic_optimiser"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"{name} is for a critic with weights of its own, and critic.trunk puts it on the policy: leave {name} out"
+                    )
         if self.critic_warmup >= self.steps:
             raise ValueError(f"critic_warmup ({self.critic_warmup}) leaves no step of {self.steps} for the policy")
         return self
@@ -190,18 +204,24 @@ class Online(Stage, name="online"):
 
     def run(self, run: StageRun) -> dict[str, Any]:
         updates = self.epochs * self.minibatches
+        trunk = self.critic if isinstance(self.critic, Trunk) else None
+        apart = None if isinstance(self.critic, Trunk) else self.critic
         policy = run.open(
-            "policy", self.model, optimiser=self.optimiser, total_steps=(self.steps - self.critic_warmup) * updates
+            "policy",
+            self.model,
+            optimiser=self.optimiser,
+            total_steps=(self.steps - self.critic_warmup) * updates,
+            value_head=trunk is not None,
         )
-        critic = self._open_critic(run, "critic", self.critic, self.steps * updates)
+        critic = None if trunk is not None else self._open_critic(run, "critic", apart, self.steps * updates)
         costs = {
-            name: self._open_critic(run, f"critic-{name}", constraint.critic or self.critic, self.steps * updates)
+            name: self._open_critic(run, f"critic-{name}", constraint.critic or apart, self.steps * updates)
             for name, constraint in self.constraints.items()
         }
         asked = self.needs_reference or self.rollout.needs_reference
         reference = open_reference(run, self.reference, self.model) if asked else None
         rollouts = Ahead(self.ahead, policy, self._open_sampler(run))
-        models = _Models(policy, critic, reference, costs, rollouts)
+        models = _Models(policy, critic if trunk is None else policy, critic, reference, costs, rollouts)
         self.rollout.open(run, self.model, reference)
         run.keep("rollouts", rollouts)
         for name, source in (self.rewards | self.monitors | self.diagnostics).items():
@@ -221,7 +241,8 @@ class Online(Stage, name="online"):
         self.at_start(policy.codec)
         if self.rehearsal is not None:
             self.rehearsal.open(run, policy.codec, updates)
-        objective = self.objective.at_temperature(self.rollout.temperature)
+        own = self.objective.at_temperature(self.rollout.temperature)
+        objective = own if trunk is None else OneTrunk(own, self.value_objective, trunk.coefficient)
 
         margin = None if self.rollback is None else self.rollback.margin
         for step in run.steps(self.steps, self.save_every, self.retain, margin):
@@ -315,9 +336,9 @@ class Online(Stage, name="online"):
         with run.phase("judge/policy"):
             logprobs = self._old_logprobs(samples, models.policy) if draw.logprobs is None else draw.logprobs
         experience = Experience.from_samples(samples).replace(logprobs=logprobs)
-        if models.critic is not None:
+        if models.values is not None:
             with run.phase("judge/critic"):
-                experience = experience.replace(values=models.critic.values(experience))
+                experience = experience.replace(values=models.values.values(experience))
         if self.needs_reference:
             with run.phase("judge/reference"):
                 logprobs = reference_logprobs(models.policy, models.reference, experience, temperature)
@@ -394,15 +415,16 @@ class Online(Stage, name="online"):
         return credited.replace(score=experience.score, rewards=experience.rewards), metrics
 
     def _update(
-        self, run: StageRun, models: _Models, experience: Experience, objective: PolicyObjective, step: int
+        self, run: StageRun, models: _Models, experience: Experience, objective: PolicyObjective | OneTrunk, step: int
     ) -> dict[str, float]:
         """Critics learn first, then the policy; each its own lesson, in the same minibatches."""
         metrics: dict[str, float] = {}
 
-        def learn(name: str, group: ModelGroup, batch: Experience, loss: Objective, **more: Any) -> None:
+        def learn(name: str, group: ModelGroup, batch: Experience, loss: Trainable, **more: Any) -> None:
             with run.phase(f"update/{name}"):
                 learned = group.update(batch, loss, self.epochs, self.minibatches, run.seed + step, **more)
-            metrics.update({f"{name}/{key}": value for key, value in learned.items()})
+            for key, value in learned.items():  # those of a critic on the policy's trunk have its name already
+                metrics[key if key.startswith("critic/") else f"{name}/{key}"] = value
 
         if models.critic is not None:
             learn("critic", models.critic, experience, self.value_objective)
