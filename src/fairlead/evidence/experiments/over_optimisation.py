@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from fairlead.checks.plain_answers import worth
 from fairlead.data import prompts_batch, to_prompts
 from fairlead.data import read as read_data
 from fairlead.evidence.base import AtMost, Better, Experiment, Measurement, Rule
@@ -23,13 +24,12 @@ from fairlead.recipes.load import load_recipe
 from fairlead.rollouts import SampleRollout
 from fairlead.runs import Run, read_json_lines
 from fairlead.runtime import GroupSpec, LocalGroup
-from fairlead.worlds.plain_answers import worth
 
 __all__ = ["OverOptimisation"]
 
 _STABILISERS = ("kl", "ppo-max", "safe", "rehearsal")
 _STEPS = 50
-_WORTH = "fairlead.worlds.plain_answers:worth"
+_WORTH = "fairlead.checks.plain_answers:worth"
 
 
 class OverOptimisation(Experiment, name="over-optimisation"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fairlead.worlds.plain_answers import worth
+from fairlead.checks.plain_answers import worth
 
 PROMPT = [{"role": "user", "content": "Hi!"}, {"role": "user", "content": "Why do cats sleep in warm places?"}]
 
