@@ -19,8 +19,9 @@ from fairlead.worlds import TokenWorld
 __all__ = ["BalancedStart", "middle_length"]
 
 _SHARES = (0.1, 0.5)
-_STEPS = 40
-_MIDDLE = 3
+_STEPS = 80
+_MIDDLE = 4
+_TRUE = 0.25
 
 
 class BalancedStart(Experiment, name="bai"):
@@ -35,8 +36,10 @@ class BalancedStart(Experiment, name="bai"):
     )
     experiment: ClassVar[str] = (
         "Token world of 1,093 responses to 3 prompts (3 symbols, 6 tokens; another world for every seed). Two imitations of 200 responses "
-        "each, drawn from π ∝ exp(r) among those of 1 or 2 and of 5 symbols (AdamW at 2e-3, batch 8, 10 epochs). The reward is the true one "
-        f"and 2 · max(0, 1 − |symbols − {_MIDDLE}| / {_MIDDLE}), so it is the reward that shortens what imitates long answers. "
+        "each, drawn from π ∝ exp(r) among those of 1 or 2 and of 5 symbols (AdamW at 2e-3, batch 8, 10 epochs). "
+        f"The reward is {_TRUE:g} "
+        f"of the true one and 2 · max(0, 1 − |symbols − {_MIDDLE}| / {_MIDDLE}), whose optimum has {_MIDDLE + 1} tokens with the end in every world, so it is the "
+        "reward that shortens what imitates long answers. "
         f"Group-relative advantages, {_STEPS} rollouts of 12 prompts with 8 samples, KL to the start at 0.02, AdamW at 2e-3. lost_length is "
         "1 less the smallest share of the first length that the running mean over 5 rollouts falls to, for the method the worst of "
         f"merges with {' and '.join(map(str, _SHARES))} of the base; lost_length_sft of the average of the imitations alone. deficit is the "
@@ -49,11 +52,11 @@ class BalancedStart(Experiment, name="bai"):
         AtMost("deficit", 0.05),
     )
     remarks: ClassVar[str] = (
-        "The collapse that the method prevents did not happen here: the imitation of long answers lost at most a fifth of its length. Nothing "
-        "shortened answers in two of three worlds: the best response under this reward has 6.0, 4.0 and 5.8 tokens by seed, its end included, "
-        "since the true reward is a sum over tokens, and 6 is the most there is. Merges begin at 2.8 to 4.8 tokens, and with half of the base "
-        "none lost any; the rewards at the end differ by up to a quarter in either direction, more than the 0.05 that was fixed. No dip of "
-        "the reward was seen from any start."
+        "A first run, on the whole true reward and a middle of 3 symbols for 40 rollouts, did not hold (revision 30a5c4d): lost_length was 0.0562 ± "
+        "0.097 against 0.138 ± 0.06, deficit 0.0133 ± 0.23. Nothing shortened answers there in two of three worlds: the best response under that "
+        "reward has 6.0, 4.0 and 5.8 tokens by seed, since the true reward is a sum over tokens, and 6 is the most there is. In this run "
+        "the length outweighs it; the optimum lies between the lengths of the imitations, and the rules are those of the first run. Merges begin "
+        "at or below the optimum's 5 tokens, so that they have none to lose, and the long imitation loses a fifth: no collapse as deep as the paper's."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
@@ -104,6 +107,7 @@ class BalancedStart(Experiment, name="bai"):
             "credit": "group-relative",
         }
         stage = lab.online(_STEPS, 12, 8, 2e-3, **changes)
+        stage["rewards"]["true"]["weight"] = _TRUE
         stage["rewards"]["length"] = lab.function_reward("fairlead.evidence.experiments.bai:middle_length", 2.0)
         rows = lab.run(stage, seed).metrics
         lengths, rewards = ([float(row[key]) for row in rows] for key in ("length", "score"))
