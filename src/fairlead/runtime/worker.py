@@ -29,7 +29,9 @@ from fairlead.runtime.ragged import knows_ragged_rows
 __all__ = ["ModelWorker"]
 
 _STATE_FILE = "training_state.pt"
-_TRAINING_TOKENS = {"cpu": 2048}  # on a processor more takes much memory and gains little: a sixth of the time under bfloat16, nothing in float32
+_TRAINING_TOKENS = {
+    "cpu": 2048
+}  # on a processor more takes much memory and gains little: a sixth of the time under bfloat16, nothing in float32
 _INFERENCE_TOKENS = {"cpu": 4096}
 _GOLDEN = 0x9E3779B1  # spreads ranks over 32 bits, which is all that torch's CPU generator looks at
 

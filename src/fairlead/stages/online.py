@@ -40,9 +40,9 @@ from fairlead.stages.base import (
     fitting_prompts,
     open_reference,
     reference_logprobs,
-    shown_response,
 )
 from fairlead.stages.critics import Critic, Trunk
+from fairlead.stages.described import describe, texts
 from fairlead.stages.rehearsal import Rehearsal
 
 __all__ = ["Online"]
@@ -260,7 +260,7 @@ class Online(Stage, name="online"):
             with run.phase("update"):
                 metrics |= self._update(run, models, experience, objective, step)
                 self.rollout.learned(policy)
-            metrics |= _describe(experience)
+            metrics |= describe(experience)
             if looking:
                 metrics |= self._diagnose(policy, experience)
             alarms = raised(self.detectors, step, metrics, experience)
@@ -269,7 +269,7 @@ class Online(Stage, name="online"):
                 metrics["rollbacks"] = float(len(run.rolled_back))
             run.log(step, metrics, _HEADLINE)
             if looking:
-                run.log_samples(step, _texts(experience))
+                run.log_samples(step, texts(experience))
             for name, alarm in alarms.items():
                 run.warn(step, name, alarm.title, alarm.what, alarm.remedy)
             if self.rollback is not None and self.rollback.wanted(alarms, len(run.rolled_back)):
@@ -490,43 +490,3 @@ def _counted(experience: Experience) -> Experience:
     """The rows that the policy learns from; reading the others would change nothing. All of them where none counts."""
     rows = (experience.weight > 0).nonzero().squeeze(1)
     return take(experience, rows) if 0 < len(rows) < len(experience) else experience
-
-
-def _describe(experience: Experience) -> dict[str, float]:
-    """What is always measured of a rollout."""
-    lengths = experience.mask.sum(1).float()
-    counted = experience.weight > 0
-    metrics = {
-        "score": float(experience.score[counted].mean()) if bool(counted.any()) else float("nan"),
-        "score_spread": float(experience.score[counted].std()) if int(counted.sum()) > 1 else 0.0,
-        "length": float(lengths.mean()),
-        "longest": float(lengths.max()),
-        "truncated": float(experience.truncated.float().mean()),
-        "empty": sum(not row["response"].strip() for row in experience.rows) / len(experience),
-        "distinct": len(set(zip(experience.group.tolist(), (row["response"] for row in experience.rows), strict=True)))
-        / len(experience),
-        "counted_rows": float(counted.float().mean()),
-        "zero_advantages": float((experience.advantages[counted] == 0).all(1).float().mean())
-        if bool(counted.any())
-        else 1.0,
-        "mismatch": float(
-            functional.masked_mean((experience.logprobs - experience.behaviour_logprobs).abs(), experience.mask)
-        ),
-        "tokens": float(lengths.sum()),
-    }
-    for name, channel in experience.channels.items():
-        metrics[f"channel/{name}"] = float(channel.nanmean())
-        metrics[f"failed/{name}"] = float(channel.isnan().float().mean())
-    if experience.values is not None and experience.returns is not None:
-        metrics["critic/explained_variance"] = functional.explained_variance(
-            experience.values, experience.returns, experience.mask
-        )
-    return metrics
-
-
-def _texts(experience: Experience, limit: int = 4) -> list[dict[str, Any]]:
-    rows = list(experience.rows)[:limit]
-    return [
-        {"prompt": row["prompt"], "response": shown_response(row), "score": float(experience.score[index])}
-        for index, row in enumerate(rows)
-    ]
