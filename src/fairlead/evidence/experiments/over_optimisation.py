@@ -55,6 +55,14 @@ class OverOptimisation(Experiment, name="over-optimisation"):
         AtMost("after_peak", -0.1),
         *(Better(f"lost_{name}", except_for=1) for name in _STABILISERS),
     )
+    remarks: ClassVar[str] = (
+        "Before this form there was another, broken off after two arms of its first seed: its judge was a model that had "
+        "learned from other feedback of the same kind. Without a stabiliser that judge rose with the reward, from −0.7 to 1.86, "
+        "while the KL reached 140 nats and every response the longest length: it followed the policy into nonsense, so it could "
+        "not show what was lost. In this form the true reward cannot be fooled. Without a stabiliser it rose for 25 rollouts "
+        "and fell from there on (seed 0, whose course was looked at); SAFE held it at the same level at four times the KL of "
+        "the two with a KL penalty. Only these last sentences were written after the figures."
+    )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         imitator = _run({"extends": "starter", "stages": {"reward": None}}, seed, folder / "imitation")
