@@ -12,6 +12,7 @@ neighbours in every row. The end-of-sequence token belongs to the response. `mas
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, TypeVar, cast
 
 import torch
@@ -33,6 +34,7 @@ __all__ = [
     "alike",
     "by_task",
     "concatenate",
+    "in_turn",
     "left_pad",
     "pad_columns",
     "repeat_rows",
@@ -417,6 +419,11 @@ def by_task(
     if extras:
         done = [_with_extras(one, extras) for one in done]
     return concatenate(done)[torch.cat(places).argsort()]
+
+
+def in_turn(parts: Iterable[Callable[[Experience], Experience]], experience: Experience) -> Experience:
+    """What becomes of the experience when one part after another has had it."""
+    return reduce(lambda rows, part: part(rows), parts, experience)
 
 
 def _with_extras(experience: Experience, wanted: Mapping[str, Tensor]) -> Experience:

@@ -27,7 +27,7 @@ from fairlead.data.forms import (
     to_pairs,
     to_prompts,
 )
-from fairlead.data.functions import import_function
+from fairlead.data.functions import FunctionPath, import_function
 from fairlead.data.phrases import phrase_tree
 from fairlead.data.records import (
     CompletionRecord,
@@ -53,6 +53,7 @@ __all__ = [
     "DataError",
     "DataSource",
     "FilterReport",
+    "FunctionPath",
     "Message",
     "Origin",
     "Overlong",

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from fairlead.parts import nearest
 
-__all__ = ["import_function"]
+__all__ = ["FunctionPath", "import_function"]
 
 
 def import_function(path: str) -> Callable[..., Any]:
@@ -49,3 +51,12 @@ def _import(path: str, name: str) -> ModuleType:
         else:
             reason = f"importing {name} failed: {type(error).__name__}: {error}"
         raise ValueError(f"{path!r}: {reason}") from error
+
+
+def _importable(path: str) -> str:
+    import_function(path)
+    return path
+
+
+FunctionPath = Annotated[str, AfterValidator(_importable)]
+"""A field of a recipe that names a function: `module:function`, imported when the recipe is read."""

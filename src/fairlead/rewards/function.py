@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from fairlead.calls import call
-from fairlead.data import import_function
+from fairlead.data import FunctionPath
 from fairlead.rewards.pooled import PooledReward
 
 __all__ = ["FunctionReward"]
@@ -23,14 +23,8 @@ class FunctionReward(PooledReward, name="function"):
     Source: the reward-function interface of programmatic RL, as popularised by TRL's GRPO trainer.
     """
 
-    function: str = Field(description="`module:function`")
+    function: FunctionPath = Field(description="`module:function`")
     arguments: dict[str, Any] = Field(default_factory=dict, description="further keyword arguments for every call")
-
-    @field_validator("function")
-    @classmethod
-    def _importable(cls, path: str) -> str:
-        import_function(path)
-        return path
 
     def task(self, row: dict[str, Any]) -> tuple[Callable[..., float], tuple[Any, ...]]:
         return call, (self.function, dict(row), self.arguments)

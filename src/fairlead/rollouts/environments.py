@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 
 from fairlead import functional
 from fairlead.calls import apply, invoke
-from fairlead.data import Message, PromptRecord, import_function, prompts_batch
+from fairlead.data import FunctionPath, Message, PromptRecord, prompts_batch
 from fairlead.evaluation import plain_text
 from fairlead.generation import Sampling
 from fairlead.models import ModelSpec
@@ -178,14 +178,8 @@ class FunctionEnvironment(_PooledEnvironment, name="function"):
     Source: the environment interface of programmatic RL, reduced to messages.
     """
 
-    function: str = Field(description="`module:function`")
+    function: FunctionPath = Field(description="`module:function`")
     arguments: dict[str, Any] = Field(default_factory=dict, description="further keyword arguments for every call")
-
-    @field_validator("function")
-    @classmethod
-    def _importable(cls, path: str) -> str:
-        import_function(path)
-        return path
 
     def __call__(self, talks: Sequence[Talk]) -> list[Reply]:
         futures = [self.ask(invoke, self.function, (talk.messages,), talk.row | self.arguments) for talk in talks]
@@ -217,7 +211,7 @@ class Tools(_PooledEnvironment, name="tools"):
     Source: Schick et al. 2023 (Toolformer, arXiv 2302.04761) for calls in brackets; the form in JSON is that of Hermes and Qwen.
     """
 
-    tools: dict[str, str] = Field(
+    tools: dict[str, FunctionPath] = Field(
         default_factory=lambda: {"calculator": "fairlead.checks.calculator:calculate"},
         min_length=1,
         description="name → `module:function`",
@@ -236,11 +230,10 @@ class Tools(_PooledEnvironment, name="tools"):
 
     @field_validator("tools")
     @classmethod
-    def _importable(cls, tools: dict[str, str]) -> dict[str, str]:
-        for name, path in tools.items():
+    def _named(cls, tools: dict[str, str]) -> dict[str, str]:
+        for name in tools:
             if not re.fullmatch(r"\w+", name):
                 raise ValueError(f"the name of a tool is made of letters, digits and _, not {name!r}")
-            import_function(path)
         return tools
 
     def open(self, run: Opener) -> None:

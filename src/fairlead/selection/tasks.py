@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from fairlead.batch import Experience, by_task
+from fairlead.batch import Experience, by_task, in_turn
 from fairlead.selection.base import Selection
 
 __all__ = ["SelectionByTask"]
@@ -41,9 +41,4 @@ class SelectionByTask(Selection, name="by-task"):
         return any(part.needs_reference for part in self._all)
 
     def __call__(self, experience: Experience) -> Experience:
-        def select(parts: list[Selection], rows: Experience) -> Experience:
-            for part in parts:
-                rows = part(rows)
-            return rows
-
-        return by_task(experience, self.column, self.tasks, self.others, select)
+        return by_task(experience, self.column, self.tasks, self.others, in_turn)

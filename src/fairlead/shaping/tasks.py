@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fairlead.batch import Experience, by_task
+from fairlead.batch import Experience, by_task, in_turn
 from fairlead.shaping.base import Shaping
 
 __all__ = ["ShapingByTask"]
@@ -33,9 +33,4 @@ class ShapingByTask(Shaping, name="by-task"):
         return any(part.needs_reference for part in self._all)
 
     def __call__(self, experience: Experience) -> Experience:
-        def shape(parts: list[Shaping], rows: Experience) -> Experience:
-            for part in parts:
-                rows = part(rows)
-            return rows
-
-        return by_task(experience, self.column, self.tasks, self.others, shape)
+        return by_task(experience, self.column, self.tasks, self.others, in_turn)

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fairlead import functional
-from fairlead.batch import Experience, Prompts, Samples, take
+from fairlead.batch import Experience, Prompts, Samples, in_turn, take
 from fairlead.constraints import Constraint, cost_lesson, with_lagrangian, with_lessons
 from fairlead.credit import GAE, Credit
 from fairlead.data import SeededSampler, prompts_batch, to_prompts
@@ -380,9 +380,7 @@ class Online(Stage, name="online"):
         if experience.anchor is not None:
             # All anchors have weight 0; one that failed is known by its score, and no row is compared with it.
             score = torch.where(failed & experience.anchor, torch.nan, score)
-        experience = experience.replace(score=score, weight=weight)
-        for shaping in self.shaping:
-            experience = shaping(experience)
+        experience = in_turn(self.shaping, experience.replace(score=score, weight=weight))
         return self._laid_on_tokens(self._select(experience, after_credit=False))
 
     def _laid_on_tokens(self, experience: Experience) -> Experience:
@@ -441,10 +439,7 @@ class Online(Stage, name="online"):
         return metrics
 
     def _select(self, experience: Experience, after_credit: bool) -> Experience:
-        for selection in self.selection:
-            if selection.after_credit == after_credit:
-                experience = selection(experience)
-        return experience
+        return in_turn((part for part in self.selection if part.after_credit == after_credit), experience)
 
     def _monitor(self, samples: Samples) -> dict[str, float]:
         learned = slice(None) if samples.anchor is None else ~samples.anchor

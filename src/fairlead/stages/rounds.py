@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 
 from fairlead import functional
-from fairlead.batch import NOT_YET, Experience, Pairs, Samples, row_table, take
+from fairlead.batch import NOT_YET, Experience, Pairs, Samples, in_turn, row_table, take
 from fairlead.data import SeededSampler, prompts_batch, to_prompts
 from fairlead.evaluation import plain_text
 from fairlead.objectives import DPO, PreferenceObjective
@@ -176,10 +176,7 @@ class PreferenceRounds(Stage, name="preference-rounds"):
         experience = experience.replace(
             score=torch.where(failed, 0.0, score), weight=torch.where(failed, 0.0, experience.weight)
         )
-        for shaping in self.shaping:
-            experience = shaping(experience)
-        for selection in self.selection:
-            experience = selection(experience)
+        experience = in_turn([*self.shaping, *self.selection], experience)
         return experience.replace(score=experience.score - self.regulariser.penalty(experience).sum(1))
 
     def _describe(self, experience: Experience) -> dict[str, float]:
