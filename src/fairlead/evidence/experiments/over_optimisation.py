@@ -59,9 +59,10 @@ class OverOptimisation(Experiment, name="over-optimisation"):
         "Before this form there was another, broken off after two arms of its first seed: its judge was a model that had "
         "learned from other feedback of the same kind. Without a stabiliser that judge rose with the reward, from −0.7 to 1.86, "
         "while the KL reached 140 nats and every response the longest length: it followed the policy into nonsense, so it could "
-        "not show what was lost. In this form the true reward cannot be fooled. Without a stabiliser it rose for 25 rollouts "
-        "and fell from there on (seed 0, whose course was looked at); SAFE held it at the same level at four times the KL of "
-        "the two with a KL penalty. Only these last sentences were written after the figures."
+        "not show what was lost (the recipe over-optimisation has that judge still, and shows this). In this form the true "
+        "reward cannot be fooled. Without a stabiliser it rose for 25 rollouts and fell from there on (seed 0, whose course was "
+        "looked at); SAFE held it at the same level at four times the KL of the two with a KL penalty. Only these last "
+        "sentences were written after the figures."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
