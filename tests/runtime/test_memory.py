@@ -28,7 +28,7 @@ def test_freed_memory_is_kept_until_it_is_given_back() -> None:
 
 
 @pytest.mark.parametrize("variable", ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"])
-@pytest.mark.parametrize(("given", "found"), [(None, "64"), ("7", "7")])
+@pytest.mark.parametrize(("given", "found"), [(None, "192"), ("7", "7")])
 def test_how_many_kernels_are_kept(
     monkeypatch: pytest.MonkeyPatch, variable: str, given: str | None, found: str
 ) -> None:

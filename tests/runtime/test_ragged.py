@@ -61,9 +61,7 @@ def loss_of(outputs: Any) -> torch.Tensor:
 def widths_of(model: Any) -> list[int]:
     """A list to which every forward pass adds the number of its tokens."""
     widths: list[int] = []
-    model.register_forward_pre_hook(
-        lambda module, args, kwargs: widths.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, args: widths.append(args[0].numel()))
     return widths
 
 
@@ -149,14 +147,14 @@ def test_checkpointed_activations_are_padded() -> None:
 
 def test_a_model_that_does_not_listen_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the rows are not told apart, the trial shows it."""
-    read = RaggedRows.read
+    hidden = RaggedRows.hidden
 
-    def deaf(self: RaggedRows, network: Any, **others: Any) -> Any:
+    def deaf(self: RaggedRows, network: Any, places: torch.Tensor) -> torch.Tensor:
         whole = (0, self.ids.shape[1])
         self.attention = Ragged([(whole, (whole,))], self.ids.device)
-        return read(self, network, **others)
+        return hidden(self, network, places)
 
-    monkeypatch.setattr(RaggedRows, "read", deaf)
+    monkeypatch.setattr(RaggedRows, "hidden", deaf)
     assert not knows_ragged_rows(model_of("llama"))
 
 
@@ -176,7 +174,7 @@ def test_pairs_of_one_prompt_with_a_common_response() -> None:
     )
     model = model_of("llama", "scalar")
     assert knows_ragged_rows(model)
-    widths = widths_of(model.model)
+    widths = widths_of(model)
     scores = forward(model, batch, ("scores",)).scores
     assert widths == [12 + 5 + 7 + 3]
     assert torch.equal(scores[0, 0], scores[1, 0])

@@ -113,11 +113,10 @@ class Work:
     """Reward model and critic; None: the model with a new head."""
     packed_rows: int | None = None
     """Supervised rows: so many packed rows of `maximum_length` in a step; None: one conversation a row."""
-    tokens_per_microbatch: int = 8192
 
     def stage(self, row: Row, steps: int) -> dict[str, Any]:
         """The stage of a recipe that takes `steps` steps of `row`."""
-        optimiser = {"learning_rate": _LEARNING_RATE, "tokens_per_microbatch": self.tokens_per_microbatch}
+        optimiser = {"learning_rate": _LEARNING_RATE}
         shared = {"model": self.model, "optimiser": optimiser, "steps": steps, "save_every": 0}
         if not row.online:
             return shared | self._offline(row, steps)

@@ -21,10 +21,10 @@ from transformers import DynamicCache
 
 from fairlead.generation.cache import cache_argument, full_attention_only, growing_cache
 from fairlead.models.attention import ATTENTION
+from fairlead.models.families import Anatomy, Layer, Norm, anatomy
 
 __all__ = ["Decoder", "FastDecoder", "PlainDecoder", "fast_weights"]
 
-_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 _COLUMNS = 32  # the cache grows by this many: matrix products run over whole columns, so few should be empty
 
 
@@ -145,17 +145,11 @@ class _Layer:
 class FastWeights:
     """What the fast decoder reads of a model; see `fast_weights`."""
 
-    model: Any
+    body: Anatomy
     layers: list[_Layer]
     norm: _Norm
     head: _Linear
     dtype: torch.dtype
-    heads: int
-    key_heads: int
-    head_width: int
-    scale: float
-    gelu: bool
-    attention_cap: float | None
     logit_cap: float | None
     window: int | None
     """The narrowest sliding window; rows must stay within it."""
@@ -163,66 +157,49 @@ class FastWeights:
 
 def fast_weights(model: Any) -> FastWeights | None:
     """The weights of a model that the fast decoder knows, in the precision of the present autocast; None for any other model."""
-    config = model.config
-    family = getattr(config, "model_type", None)
-    if family not in _FAMILIES or getattr(config, "use_bidirectional_attention", False):
+    body = anatomy(getattr(model, "model", None))
+    if body is None:
         return None
     device = next(model.parameters()).device.type
-    own = model.model.norm.weight.dtype
+    own = body.norm.module.weight.dtype
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else own
-    gemma = family.startswith("gemma")
-    activation = getattr(config, "hidden_activation", None) or config.hidden_act
-    if activation not in ("silu", "gelu_pytorch_tanh"):
-        return None
-    attention = model.model.layers[0].self_attn
     try:
-        layers = [_layer(layer, dtype, gemma) for layer in model.model.layers]
+        layers = [_layer(layer, dtype) for layer in body.layers]
         head = _linear([model.lm_head], dtype)
     except TypeError:
         return None
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds - {"full_attention", "sliding_attention"}:
-        return None
-    # Mistral's configuration has a window and no layer types.
-    slides = "sliding_attention" in kinds or (family == "mistral" and config.sliding_window is not None)
     return FastWeights(
-        model=model.model,
+        body=body,
         layers=layers,
-        norm=_norm(model.model.norm, gemma),
+        norm=_norm(body.norm),
         head=head,
         dtype=dtype,
-        heads=config.num_attention_heads,
-        key_heads=config.num_key_value_heads,
-        head_width=attention.head_dim,
-        scale=attention.scaling,
-        gelu=activation != "silu",
-        attention_cap=getattr(config, "attn_logit_softcapping", None) if family == "gemma2" else None,
-        logit_cap=getattr(config, "final_logit_softcapping", None),
-        window=config.sliding_window if slides else None,
+        logit_cap=getattr(model.config, "final_logit_softcapping", None),
+        window=min((layer.window for layer in body.layers if layer.window is not None), default=None),
     )
 
 
-def _layer(layer: Any, dtype: torch.dtype, gemma: bool) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    sandwich = hasattr(layer, "pre_feedforward_layernorm")
+def _layer(layer: Layer, dtype: torch.dtype) -> _Layer:
+    def norm(known: Norm | None) -> _Norm | None:
+        return None if known is None else _norm(known)
+
     return _Layer(
-        qkv=_linear([attention.q_proj, attention.k_proj, attention.v_proj], dtype),
-        output=_linear([attention.o_proj], dtype),
-        gate_up=_linear([mlp.gate_proj, mlp.up_proj], dtype),
-        down=_linear([mlp.down_proj], dtype),
-        before_attention=_norm(layer.input_layernorm, gemma),
-        after_attention=_norm(layer.post_attention_layernorm, gemma) if sandwich else None,
-        before_mlp=_norm(layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm, gemma),
-        after_mlp=_norm(layer.post_feedforward_layernorm, gemma) if sandwich else None,
-        query_norm=_norm(attention.q_norm, gemma) if hasattr(attention, "q_norm") else None,
-        key_norm=_norm(attention.k_norm, gemma) if hasattr(attention, "k_norm") else None,
-        kind=getattr(attention, "layer_type", None) or "full_attention",
+        qkv=_linear([layer.query, layer.key, layer.value], dtype),
+        output=_linear([layer.output], dtype),
+        gate_up=_linear([layer.gate, layer.up], dtype),
+        down=_linear([layer.down], dtype),
+        before_attention=_norm(layer.before_attention),
+        after_attention=norm(layer.after_attention),
+        before_mlp=_norm(layer.before_mlp),
+        after_mlp=norm(layer.after_mlp),
+        query_norm=norm(layer.query_norm),
+        key_norm=norm(layer.key_norm),
+        kind=layer.kind,
     )
 
 
-def _norm(module: Any, gemma: bool) -> _Norm:
-    epsilon = module.eps if gemma else module.variance_epsilon
-    return _Norm(1.0 + module.weight if gemma else module.weight, epsilon)
+def _norm(known: Norm) -> _Norm:
+    return _Norm(known.weight, known.epsilon)
 
 
 def _linear(modules: list[Any], dtype: torch.dtype) -> _Linear:
@@ -291,7 +268,7 @@ class FastDecoder:
 
     def keep(self, rows: Tensor) -> None:
         """As in `Decoder`."""
-        heads = self.weights.key_heads
+        heads = self.weights.body.key_heads
         places = (rows[:, None] * heads + torch.arange(heads, device=rows.device)).flatten()
         for states in (self.keys, self.values):
             for i, old in enumerate(states):
@@ -308,13 +285,13 @@ class FastDecoder:
         if self.used == self.keys[0].shape[1]:
             self._grow()
         here, self.used = self.used, self.used + 1
-        x = w.model.embed_tokens(tokens)
-        rotations = self._rotations(x, positions)
+        x = w.body.model.embed_tokens(tokens)
+        rotations = w.body.rotations(x, positions[:, None])
         for i, layer in enumerate(w.layers):
             attended = self._attend(i, layer, layer.before_attention(x).to(w.dtype), rotations[layer.kind], here)
             x = x + (attended if layer.after_attention is None else layer.after_attention(attended))
             gate, up = layer.gate_up(layer.before_mlp(x).to(w.dtype)).chunk(2, -1)
-            gate = F.gelu(gate, approximate="tanh") if w.gelu else F.silu(gate)
+            gate = F.gelu(gate, approximate="tanh") if w.body.gelu else F.silu(gate)
             mixed = layer.down(gate * up)
             x = x + (mixed if layer.after_mlp is None else layer.after_mlp(mixed))
         logits = w.head(w.norm(x).to(w.dtype))
@@ -322,34 +299,26 @@ class FastDecoder:
 
     def _attend(self, index: int, layer: _Layer, x: Tensor, rotation: tuple[Tensor, Tensor], here: int) -> Tensor:
         """Attention of one new token a row over the row's cache, the new token included."""
-        w, rows = self.weights, x.shape[0]
-        heads = layer.qkv(x).view(rows, w.heads + 2 * w.key_heads, w.head_width)
+        w, body, rows = self.weights, self.weights.body, x.shape[0]
+        heads = layer.qkv(x).view(rows, body.heads + 2 * body.key_heads, body.head_width)
         if layer.query_norm is None or layer.key_norm is None:
-            turned = _rotate(heads[:, : w.heads + w.key_heads], *rotation)
-            query, key = turned[:, : w.heads], turned[:, w.heads :]
+            turned = _rotate(heads[:, : body.heads + body.key_heads], *rotation)
+            query, key = turned[:, : body.heads], turned[:, body.heads :]
         else:
-            query = _rotate(layer.query_norm(heads[:, : w.heads]), *rotation)
-            key = _rotate(layer.key_norm(heads[:, w.heads : w.heads + w.key_heads]), *rotation)
+            query = _rotate(layer.query_norm(heads[:, : body.heads]), *rotation)
+            key = _rotate(layer.key_norm(heads[:, body.heads : body.heads + body.key_heads]), *rotation)
         keys, values = self.keys[index], self.values[index]
-        keys[:, here] = key.reshape(-1, w.head_width)
-        values[:, here] = heads[:, w.heads + w.key_heads :].reshape(-1, w.head_width)
-        grouped = (query * w.scale).to(w.dtype).reshape(rows * w.key_heads, -1, w.head_width)
+        keys[:, here] = key.reshape(-1, body.head_width)
+        values[:, here] = heads[:, body.heads + body.key_heads :].reshape(-1, body.head_width)
+        grouped = (query * body.scale).to(w.dtype).reshape(rows * body.key_heads, -1, body.head_width)
         scores = torch.bmm(grouped, keys.transpose(1, 2))
-        if w.attention_cap is not None:
-            scores = torch.tanh(scores / w.attention_cap) * w.attention_cap
+        if body.attention_cap is not None:
+            scores = torch.tanh(scores / body.attention_cap) * body.attention_cap
         scores[..., self.used :] = float("-inf")
         if self.hidden is not None:
-            scores.view(rows, w.heads, -1).masked_fill_(self.hidden[:, None], float("-inf"))
+            scores.view(rows, body.heads, -1).masked_fill_(self.hidden[:, None], float("-inf"))
         shares = scores.softmax(-1, dtype=torch.float32).to(w.dtype)
         return layer.output(torch.bmm(shares, values).view(rows, -1))
-
-    def _rotations(self, x: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Cosines and sines [n, 1, head width] for each kind of layer."""
-        embed, where = self.weights.model.rotary_emb, positions[:, None]
-        kinds = {layer.kind for layer in self.weights.layers}
-        if "layer_type" in inspect.signature(embed.forward).parameters:
-            return {kind: embed(x, where, kind) for kind in kinds}
-        return dict.fromkeys(kinds, embed(x, where))
 
     def _grow(self) -> None:
         for states in (self.keys, self.values):

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ ATTENTION = "fairlead"
 _LONGEST = {torch.bfloat16: 512, torch.float32: 96}
 """Keys up to which the products are faster than torch's kernel, measured on AVX-512 processors."""
 
+_PIECE = (
+    128  # queries whose products with the keys up to them are one; halves the work on what lies ahead of the queries
+)
 _SIMILAR = 0.75  # rows share a block of products while the shorter has at least this share of the longest's keys
 
 Span = tuple[int, int]
@@ -52,6 +56,8 @@ class _Block:
     """[r, Tq]"""
     key_positions: Tensor
     """[r, S]; at padding past every query."""
+    pieces: list[tuple[int, int, int]]
+    """Queries from … to, and how many keys the last of them may see, in the row that sees most."""
 
     def hidden(self, dtype: torch.dtype, window: int | None) -> Tensor:
         """[r, 1, Tq, S]: what is added to the scores. The least number is finite: padding sees nothing and must not be NaN."""
@@ -64,7 +70,7 @@ class _Block:
 
 @dataclass
 class Ragged:
-    """Which tokens of one sequence [1, N] attend to which: a list of rows, each a span of queries over spans of keys.
+    """Which tokens of one sequence attend to which: rows in the order of the sequence, each a span of queries over spans of keys.
 
     The tokens of a row see the spans of its keys up to themselves; the last span of keys is the queries' own.
     """
@@ -84,7 +90,25 @@ class Ragged:
             first = self._add(ordered[:count], back, first)
             ordered = ordered[count:]
         self.back = torch.from_numpy(back).to(self.device)
-        """[N]: where each token's result lies among the results of the blocks."""
+        """[N]: where each query's result lies among the results of the blocks."""
+
+    def only(self, places: Tensor) -> tuple[Ragged, Tensor]:
+        """Attention for the queries at `places` (ascending), and all between two of one row; and where these lie.
+
+        The queries that are then given are these and no others; the keys are those of the whole sequence.
+        """
+        wanted = places.cpu().numpy()
+        rows: list[tuple[Span, tuple[Span, ...]]] = []
+        kept: list[Any] = []
+        count = 0
+        for (start, length), spans in self.rows:
+            low, high = np.searchsorted(wanted, (start, start + length))
+            if low < high:
+                first, end = int(wanted[low]), int(wanted[high - 1]) + 1
+                rows.append(((count, end - first), (*spans[:-1], (spans[-1][0], end - spans[-1][0]))))
+                kept.append(np.arange(first, end))
+                count += end - first
+        return Ragged(rows, self.device), torch.from_numpy(np.concatenate(kept)).to(self.device)
 
     def _add(self, rows: Sequence[tuple[Span, tuple[Span, ...]]], back: Any, first: int) -> int:
         width, longest = max(queries[1] for queries, _ in rows), _length(rows[0][1])
@@ -101,17 +125,23 @@ class Ragged:
                 keys[i, place : place + key_count] = np.arange(key_start, key_start + key_count)
                 place += key_count
             key_positions[i, :place] = np.arange(place)
-        tensors = (
-            torch.from_numpy(x).to(self.device) for x in (queries.ravel(), keys.ravel(), query_positions, key_positions)
+        borders = np.linspace(0, width, max(1, round(width / _PIECE)) + 1).astype(int).tolist()
+        pieces = [(a, b, int(query_positions[:, a:b].max()) + 1) for a, b in pairwise(borders)]
+
+        def tensor(x: Any) -> Tensor:
+            return torch.from_numpy(x).to(self.device)
+
+        block = _Block(
+            tensor(queries.ravel()), tensor(keys.ravel()), tensor(query_positions), tensor(key_positions), pieces
         )
-        self._blocks.append(_Block(*tensors))
+        self._blocks.append(block)
         return first + queries.size
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, window: int | None
     ) -> Tensor:
-        """Attention of queries [1, H, N, D] over keys and values [1, K, N, D]; returns [1, N, H, D]."""
-        query, key, value = (x[0].transpose(0, 1) for x in (query * scale, key, value))
+        """Attention of queries [N, H, D] over keys and values [N, K, D]; returns [N, H, D]."""
+        query = query * scale
         results = []
         for number, block in enumerate(self._blocks):
             rows, queries = block.query_positions.shape
@@ -120,8 +150,16 @@ class Ragged:
                 self._hidden[wanted] = block.hidden(query.dtype, window)
             q = query.index_select(0, block.queries).view(rows, queries, *query.shape[1:]).transpose(1, 2)
             k, v = (x.index_select(0, block.keys).view(rows, -1, *x.shape[1:]).transpose(1, 2) for x in (key, value))
-            results.append(_attend(q, k, v, self._hidden[wanted], dropout).flatten(0, 1))
-        return torch.cat(results).index_select(0, self.back)[None]
+            hidden = self._hidden[wanted]
+            if _short(q, k.shape[2]):
+                mixed = [
+                    _attend(q[:, :, a:b], k[:, :, :seen], v[:, :, :seen], hidden[:, :, a:b, :seen], dropout)
+                    for a, b, seen in block.pieces
+                ]
+                results.append(torch.cat(mixed, 1).flatten(0, 1))
+            else:
+                results.append(_attend(q, k, v, hidden, dropout).flatten(0, 1))
+        return torch.cat(results).index_select(0, self.back)
 
 
 def _length(spans: tuple[Span, ...]) -> int:
@@ -170,7 +208,8 @@ def attention(
         if biased or not causal:
             raise ValueError(f"{type(module).__name__} has attention that ragged rows do not know")
         with torch.autocast(device, enabled=False):
-            return rows(query, key, value, scale, dropout, others.get("sliding_window")), None
+            query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+            return rows(query, key, value, scale, dropout, others.get("sliding_window"))[None], None
     queries, keys = query.shape[2], key.shape[2]
     plain = attention_mask is not None or queries == 1 or (causal and queries == keys)
     if biased or not plain or dropout or others.get("output_attentions", False) or not _short(query, keys):
@@ -196,7 +235,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, dr
     grouped = query.reshape(rows * groups, -1, width)
     scores = torch.bmm(grouped, key.reshape(rows * groups, keys, width).transpose(1, 2))
     if hidden is not None:
-        scores = scores.view(rows, heads, queries, keys) + hidden
+        scores = scores.view(rows, heads, queries, keys).add_(hidden)
     shares = F.dropout(scores.softmax(-1), dropout).view(rows * groups, -1, keys)
     mixed = torch.bmm(shares, value.reshape(rows * groups, keys, width))
     return mixed.view(rows, heads, queries, width).transpose(1, 2)

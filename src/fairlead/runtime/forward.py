@@ -9,7 +9,7 @@ padding, with equal prompts and equal rows once (`ragged`), where the model's at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from fairlead import functional
 from fairlead.batch import NOT_YET, Batch, Sequences, row_tokens
-from fairlead.models import adapter_off, backbone, head_of
+from fairlead.models import adapter_off, backbone, head_of, plain_model
+from fairlead.models.families import anatomy, language_logits
 from fairlead.runtime.ragged import RaggedRows, knows_ragged_rows
 
 __all__ = ["Outputs", "forward"]
@@ -89,7 +90,7 @@ def forward(
             knows_ragged_rows(m) for m in (model, *([reference] if compared and reference is not None else []))
         )
     there = _reference_logits(model, reference, batch, ragged) if compared else None
-    reading = _reading(model, batch, ragged)
+    reading = _reading(model, batch, ragged, needs)
     shape, mask = _shape(batch), batch.mask  # type: ignore[union-attr]
 
     def per_token(x: Tensor) -> Tensor:
@@ -124,14 +125,14 @@ def _shape(batch: Any) -> torch.Size:
     return batch.tokens.shape  # type: ignore[no-any-return]
 
 
-def _reading(model: Any, batch: Any, ragged: bool) -> _Reading:
+def _reading(model: Any, batch: Any, ragged: bool, needs: Collection[str]) -> _Reading:
     filled = row_tokens(batch)
     if filled is None:
         raise TypeError(f"{type(batch).__name__} has no tokens to look at")
     if isinstance(batch, Sequences):
         if ragged and bool(filled.any()):
             rows = RaggedRows.of_documents(batch.tokens, batch.segments)
-            return _Ragged(model, rows, batch.tokens, batch.mask)
+            return _Ragged(model, rows, batch.tokens, batch.mask, needs)
         return _Packed(model, batch)
     prompt_ids, prompt_mask, tokens, mask = batch.prompt_ids, batch.prompt_mask, batch.tokens, batch.mask
     if tokens.dim() == 3:
@@ -139,7 +140,8 @@ def _reading(model: Any, batch: Any, ragged: bool) -> _Reading:
         prompt_ids, prompt_mask = (x.repeat_interleave(candidates, 0) for x in (prompt_ids, prompt_mask))
         tokens, mask, filled = tokens.flatten(0, 1), mask.flatten(0, 1), filled.flatten(0, 1)
     if ragged and bool(prompt_mask.any(1).all()):
-        return _Ragged(model, RaggedRows.of(prompt_ids, prompt_mask, tokens, filled), tokens, mask)
+        rows = RaggedRows.of(prompt_ids, prompt_mask, tokens, filled)
+        return _Ragged(model, rows, tokens, mask, needs)
     return _Padded(model, prompt_ids, prompt_mask, tokens, filled)
 
 
@@ -151,23 +153,30 @@ def _reference_logits(model: Any, reference: Any, batch: Any, ragged: bool) -> T
     other.eval()
     try:
         with adapter_off(model) if reference is None else nullcontext():
-            return _reading(other, batch, ragged).logits()[0]
+            return _reading(other, batch, ragged, ("logprobs",)).logits()[0]
     finally:
         other.train(training)
 
 
 class _Ragged:
-    """All rows as one sequence; the heads run over the places that are asked for and no others."""
+    """All rows as one sequence; backbone and heads are asked for the places that are needed and no others."""
 
-    def __init__(self, model: Any, rows: RaggedRows, tokens: Tensor, mask: Tensor) -> None:
+    def __init__(self, model: Any, rows: RaggedRows, tokens: Tensor, mask: Tensor, needs: Collection[str]) -> None:
         self.model, self.rows, self.tokens, self.mask = model, rows, tokens, mask
-        self.heard: list[Tensor] = []
+        self.before = rows.before[mask] if set(needs) - {"scores"} else rows.before.new_zeros(0)
+        """Places that score tokens."""
+        self.places = torch.cat((self.before, rows.last)) if "scores" in needs else self.before
+        self.hidden: Tensor | None = None
 
     def logits(self) -> tuple[Tensor, Tensor]:
         """As in `_Reading`."""
-        with _overheard(self.model) as self.heard:
-            logits = self.rows.read(self.model, logits_to_keep=self.rows.before[self.mask]).logits
-        return logits, self.tokens[self.mask][None]
+        tokens = self.tokens[self.mask][None]
+        if anatomy(backbone(self.model)) is not None:
+            return language_logits(plain_model(self.model), self._hidden()[: len(self.before)])[None], tokens
+        with _overheard(self.model) as heard:
+            logits = self.rows.read(self.model, logits_to_keep=self.before).logits
+        self.hidden = heard[0][0].index_select(0, self.places)
+        return logits, tokens
 
     def spread(self, found: Tensor) -> Tensor:
         """As in `_Reading`."""
@@ -175,15 +184,16 @@ class _Ragged:
 
     def values(self) -> Tensor:
         """As in `_Reading`."""
-        before = self._hidden().index_select(0, self.rows.before[self.mask])
-        return self.spread(_head(self.model, before).squeeze(-1))
+        return self.spread(_head(self.model, self._hidden()[: len(self.before)]).squeeze(-1))
 
     def scores(self) -> Tensor:
         """As in `_Reading`."""
-        return _head(self.model, self._hidden().index_select(0, self.rows.last))
+        return _head(self.model, self._hidden()[len(self.before) :])
 
     def _hidden(self) -> Tensor:
-        return self.heard[0][0] if self.heard else self.rows.read(backbone(self.model)).last_hidden_state[0]  # type: ignore[no-any-return]
+        if self.hidden is None:
+            self.hidden = self.rows.hidden(backbone(self.model), self.places)
+        return self.hidden
 
 
 class _Padded:

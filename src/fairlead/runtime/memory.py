@@ -21,7 +21,7 @@ from typing import Any
 __all__ = ["give_back_freed_memory", "peak_memory", "set_up_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_KERNELS = "64"
+_KERNELS = "192"
 _KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 

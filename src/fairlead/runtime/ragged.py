@@ -18,6 +18,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from fairlead.batch import alike
 from fairlead.models import backbone, plain_model
 from fairlead.models.attention import ATTENTION, Ragged, Span, ragged_attention
+from fairlead.models.families import anatomy
+from fairlead.models.reader import read_ragged
 
 __all__ = ["RaggedRows", "knows_ragged_rows"]
 
@@ -98,8 +100,15 @@ class RaggedRows:
             torch.from_numpy(ends).to(device),
         )
 
+    def hidden(self, network: Any, places: Tensor) -> Tensor:
+        """What a backbone says at `places` [M] of the sequence: its last hidden states [M, D]."""
+        body = anatomy(network)
+        if body is None:
+            return self.read(network).last_hidden_state[0].index_select(0, places)  # type: ignore[no-any-return]
+        return read_ragged(body, self.ids[0], self.positions[0], self.attention, places)
+
     def read(self, network: Any, **others: Any) -> Any:
-        """What `network` (a model or its backbone) returns for the one sequence."""
+        """What `network` (a model or its backbone) returns for the one sequence by its own `forward`."""
         # A ready mask keeps transformers from making one; attention does not look at it.
         nothing = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.ids.device)
         with ragged_attention(self.attention):
@@ -142,12 +151,12 @@ def _try(model: Any) -> bool:
     try:
         padded = network(input_ids=ids, use_cache=False).last_hidden_state.float()
         rows = RaggedRows.of(ids[:, :2], mask[:, :2], ids[:, 2:], mask[:, 2:])
-        ragged = rows.read(network).last_hidden_state.float()[0]
+        ragged = rows.hidden(network, rows.last).float()
     except torch.OutOfMemoryError:
         raise  # says nothing about the rows
     except (RuntimeError, TypeError, ValueError, IndexError):
         return False
     finally:
         plain.train(training)
-    difference = (ragged[rows.last] - padded[:, -1]).abs().max()
+    difference = (ragged - padded[:, -1]).abs().max()
     return bool(difference <= 0.02 * padded.abs().max())

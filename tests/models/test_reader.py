@@ -1,0 +1,104 @@
+"""Reading without a model's own `forward`: gradients by hand, and the last layer for the wanted tokens only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel
+
+from fairlead.models import reader
+from fairlead.models.attention import Ragged
+from fairlead.models.families import anatomy
+from fairlead.models.reader import read_ragged
+
+ROWS = ((0, 7), (7, 3), (10, 150))
+"""A prompt, a response to it, and a document that is longer than a piece of attention."""
+
+
+def body_of(family: str = "llama") -> Any:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=256,
+        pad_token_id=0,
+    )
+    return AutoModel.from_config(config, attn_implementation="fairlead")
+
+
+def rows() -> Ragged:
+    prompt, response, document = ROWS
+    return Ragged([(prompt, (prompt,)), (response, (prompt, response)), (document, (document,))], torch.device("cpu"))
+
+
+def read(model: Any, places: Tensor) -> Tensor:
+    body = anatomy(model)
+    assert body is not None
+    ids = torch.arange(160) % 50
+    return read_ragged(body, ids, torch.cat((torch.arange(10), torch.arange(150))), rows(), places)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3_text"])
+def test_a_few_places_and_all_of_them(family: str) -> None:
+    """In any order and repeated; no place is computed in the last layer but those between the first and the last of a row."""
+    model = body_of(family)
+    widths: list[int] = []
+    model.layers[-1].mlp.register_forward_pre_hook(lambda _, args: widths.append(len(args[0])))
+    model.layers[-1].mlp.down_proj.register_forward_pre_hook(lambda _, args: widths.append(len(args[0])))
+    whole = read(model, torch.arange(160))
+    places = torch.tensor([9, 6, 159, 12, 9])
+    some = read(model, places)
+    torch.testing.assert_close(some, whole[places], atol=2e-6, rtol=1e-5)
+    assert widths == [160, 1 + 1 + 148]
+    gradients: list[list[Tensor]] = []
+    for outputs in (some, whole[places]):
+        found = torch.autograd.grad((outputs * torch.arange(32)).sum(), list(model.parameters()))
+        gradients.append(list(found))
+    for one, other in zip(*gradients, strict=True):
+        assert float((one - other).abs().max()) <= 2e-6 * max(float(g.abs().max()) for g in gradients[1])
+
+
+def test_no_place() -> None:
+    assert read(body_of(), torch.zeros(0, dtype=torch.long)).shape == (0, 32)
+
+
+def test_the_gradient_of_the_norm() -> None:
+    """w x / sqrt(mean(x²) + ε), by hand for x = (3, 4), ε = 0: mean 12.5, and torch's numerical gradient in float64 elsewhere."""
+    norm = reader._RmsNorm.apply
+    found = norm(torch.tensor([[3.0, 4.0]]), torch.tensor([1.0, 2.0]), 0.0, torch.float32)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found, torch.tensor([[3.0, 8.0]]) / 12.5**0.5)
+    torch.manual_seed(0)
+    x, weight, weights = torch.randn(4, 6), torch.randn(6), torch.randn(4, 6)
+    results = []
+    for apply in (lambda a, b: norm(a, b, 1e-5, torch.float32), lambda a, b: torch.rms_norm(a, (6,), b, 1e-5)):
+        a, b = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        results.append(torch.autograd.grad((apply(a, b) * weights).sum(), (a, b)))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_turning_and_turning_back() -> None:
+    """A quarter turn takes (1, 2, 3, 4), whose pairs are (1, 3) and (2, 4), to (-3, -4, 1, 2); the gradient is turned back."""
+    x = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]], requires_grad=True)
+    turn = reader._turn(torch.zeros(1, 1, 4), torch.ones(1, 1, 4))
+    turned = reader._turned(x, turn)
+    assert turned.tolist() == [[[-3.0, -4.0, 1.0, 2.0]]]
+    (gradient,) = torch.autograd.grad(turned, x, torch.tensor([[[-3.0, -4.0, 1.0, 2.0]]]))
+    assert gradient.tolist() == x.tolist()
+
+
+def test_code_that_is_not_transformers_own_is_left_to_itself() -> None:
+    model = body_of()
+    assert anatomy(model) is not None
+    model.layers[0].__class__ = type("OtherLayer", (type(model.layers[0]),), {"__module__": "mine"})
+    assert anatomy(model) is None
+    assert anatomy(object()) is None
