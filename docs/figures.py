@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+from matplotlib.figure import Figure
+
 from fairlead.evidence import render_table
 
 ROOT = Path(__file__).parent.parent
@@ -182,6 +185,46 @@ def trunk() -> str:
     return "\n".join([about, "", *lines])
 
 
+def over_optimisation(page: dict[str, Any]) -> Figure:
+    """True and learned reward over the KL, a colour for each method, a line for each seed."""
+    names = {
+        "plain": "PPO without a stabiliser",
+        "kl": "KL penalty 0.2",
+        "ppo-max": "PPO-max",
+        "safe": "SAFE",
+        "rehearsal": "PPO-ptx",
+    }
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, quantity, title in zip(
+        figure.subplots(1, 2, sharex=True),
+        ("monitor/judge", "channel/reward"),
+        ("true reward", "learned reward"),
+        strict=True,
+    ):
+        for number, (arm, label) in enumerate(names.items()):
+            for seed, courses in enumerate(page["courses"]):
+                course = courses[arm]
+                own = label if seed == 0 else None
+                axes.plot(course["kl/k1"], course[quantity], f"C{number}", alpha=0.8, lw=1.2, marker=".", label=own)
+        axes.set(title=title, xlabel="KL from the start, nats a response")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize="small")
+    return figure
+
+
+PICTURES: dict[str, Callable[[dict[str, Any]], Figure]] = {"over-optimisation": over_optimisation}
+"""Page of the ledger → the picture of its courses, docs/images/NAME.svg."""
+
+
+def draw() -> None:
+    """Write the pictures anew; they are not compared, since another matplotlib draws other files."""
+    matplotlib.rcParams["svg.hashsalt"] = "fairlead"
+    for name, picture in PICTURES.items():
+        page = json.loads((ROOT / "evidence" / f"{name}.json").read_text(encoding="utf-8"))
+        if "courses" in page:
+            picture(page).savefig(ROOT / "docs" / "images" / f"{name}.svg", metadata={"Date": None})
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "how-long": how_long,
     "quickstart": quickstart,
@@ -205,6 +248,8 @@ def filled(text: str) -> str:
 def main(check: bool) -> int:
     """Write or compare every file; returns how many differ."""
     differing = 0
+    if not check:
+        draw()
     for path in FILES:
         old = path.read_text(encoding="utf-8")
         new = filled(old)

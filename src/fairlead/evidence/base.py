@@ -28,6 +28,8 @@ class Measurement:
 
     method: dict[str, float]
     baseline: dict[str, float] = field(default_factory=dict)
+    courses: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """For a picture: what is drawn → its quantities as they went on, lists of one length."""
 
 
 class Rule(ABC):

@@ -80,7 +80,7 @@ def _page(method: str, experiment: Experiment, seeds: list[int], measurements: l
             "method": _spread([m.method for m in measurements]),
             "baseline": _spread([m.baseline for m in measurements]),
         },
-    }
+    } | ({"courses": courses} if any(courses := [m.courses for m in measurements]) else {})
 
 
 def _spread(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:

@@ -57,11 +57,11 @@ class DomainCascade(Experiment, name="nemotron-cascade"):
 
     def measure(self, seed: int, folder: Path) -> Measurement:
         weak, strong = (_chains(seed, folder / name, right) for name, right in (("weak", _WEAK), ("strong", _STRONG)))
-        figures = [
+        ours, theirs = (
             own | {f"{name}_strong": other[name] for name in ("forgotten", "shortfall")}
             for own, other in zip(weak, strong, strict=True)
-        ]
-        return Measurement(*figures)
+        )
+        return Measurement(ours, theirs)
 
 
 def _chains(seed: int, folder: Path, right: float) -> list[dict[str, float]]:

@@ -77,7 +77,7 @@ class OverOptimisation(Experiment, name="over-optimisation"):
         for name in _STABILISERS:
             ours |= _figures(courses[name], name, peak)
         theirs = {key: value for name in _STABILISERS for key, value in _figures(courses["plain"], name, peak).items()}
-        return Measurement(ours, theirs | {"after_peak": ours["after_peak"]})
+        return Measurement(ours, theirs | {"after_peak": ours["after_peak"]}, courses)
 
 
 def _run(tree: dict[str, Any], seed: int, folder: Path) -> Run:
