@@ -1,0 +1,69 @@
+"""The plain English that ships with the package: its form, its card, and that it holds nothing of the starter feedback."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fairlead.data import read
+
+ASSETS = Path(str(resources.files("fairlead"))) / "assets"
+FORMS, SPLITS = ("prose", "dialogues"), ("train", "validation")
+
+
+def items(form: str, split: str) -> list[dict[str, Any]]:
+    with gzip.open(ASSETS / "plain" / f"{form}.{split}.jsonl.gz", "rt", encoding="ascii") as file:
+        return [json.loads(line) for line in file]
+
+
+def words(text: str) -> str:
+    return re.sub(r"\W+", " ", text.lower()).strip()
+
+
+def texts(item: dict[str, Any]) -> list[str]:
+    return [item["text"]] if "text" in item else [turn["content"] for turn in item["messages"]]
+
+
+def test_the_card_counts_what_is_there() -> None:
+    card = (ASSETS / "plain" / "README.md").read_text(encoding="utf-8")
+    every = {split: [item for form in FORMS for item in items(form, split)] for split in SPLITS}
+    count = sum(len(text.split()) for split in SPLITS for item in every[split] for text in texts(item))
+    assert f"| all | | | {len(every['train']):,} | {len(every['validation']):,} | {count:,} |" in card
+
+
+def test_items_are_whole_and_stand_there_once() -> None:
+    seen: set[str] = set()
+    for form in FORMS:
+        for split in SPLITS:
+            for item in items(form, split):
+                said = texts(item)
+                assert all(said)
+                if form == "dialogues":
+                    roles = [turn["role"] for turn in item["messages"]]
+                    assert roles == ["user", "assistant"] * (len(roles) // 2) != []
+                key = words(" ".join(said))
+                assert key not in seen
+                seen.add(key)
+
+
+def test_nothing_of_the_starter_feedback() -> None:
+    """No prompt of it, and no response of more than six words."""
+    prompts, responses = set(), set()
+    for split in ("train", "judge", "validation"):
+        for line in (ASSETS / "starter" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            prompts |= {words(turn["content"]) for turn in record["prompt"] if turn["role"] == "user"}
+            responses |= {words(r["text"]) for r in record["responses"] if len(r["text"].split()) > 6}
+    for split in SPLITS:
+        for item in items("dialogues", split):
+            for turn in item["messages"]:
+                assert words(turn["content"]) not in (prompts if turn["role"] == "user" else responses)
+
+
+def test_recipes_can_read_it() -> None:
+    for form in FORMS:
+        assert read(f"fairlead:plain/{form}.train").records
