@@ -13,8 +13,8 @@ test: $(VENV)/.installed-dev
 	$(RUN)/python -m pytest -n 2 --dist loadscope
 
 lint: $(VENV)/.installed-dev
-	$(RUN)/ruff check src tests benchmarks docs
-	$(RUN)/ruff format --check src tests benchmarks docs
+	$(RUN)/ruff check src tests benchmarks docs evidence
+	$(RUN)/ruff format --check src tests benchmarks docs evidence
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
