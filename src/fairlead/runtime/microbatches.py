@@ -1,7 +1,7 @@
 """Which rows of a batch are computed together.
 
-Knows: prompts that repeat, lengths, the token budget.
-Does not know: models, what the rows are for.
+Knows: prompts that repeat, lengths, the token budget and what sets it where a recipe does not.
+Does not know: models but for their widths, what the rows are for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,26 @@ from fairlead.batch import alike, row_tokens
 from fairlead.data import token_budget_batches
 from fairlead.runtime.dispatch import row_lengths
 
-__all__ = ["microbatches"]
+__all__ = ["microbatches", "training_budget"]
+
+_ON_A_GPU = 8192
+_ON_A_PROCESSOR = 4096  # fewer are too short for two threads to be worth their while, more gain nothing
+_ACTIVATIONS = 2**30  # bytes
+_FEWEST = 1024
+
+
+def training_budget(config: Any, device: str) -> int:
+    """Tokens of one forward and backward pass of a model with this configuration, where a recipe does not say.
+
+    On a processor no more than what keeps activations to about a gibibyte: for each token and layer some fourteen vectors of
+    the hidden width and three of the inner one, four bytes a number.
+    """
+    if device != "cpu":
+        return _ON_A_GPU
+    text = config.get_text_config(decoder=True)
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    a_token = 4 * text.num_hidden_layers * (14 * text.hidden_size + 3 * inner)
+    return max(_FEWEST, min(_ON_A_PROCESSOR, _ACTIVATIONS // a_token // _FEWEST * _FEWEST))
 
 
 def microbatches(batch: Any, budget: int, ragged: bool) -> list[list[int]]:

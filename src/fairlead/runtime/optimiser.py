@@ -50,8 +50,8 @@ class OptimiserSpec(BaseModel):
     tokens_per_microbatch: int | None = Field(
         None,
         ge=1,
-        description="token budget of one forward and backward pass; memory grows with it, gradients do not change. null: 2,048 on a "
-        "CPU, where more only fills memory, and 8,192 on a GPU",
+        description="token budget of one forward and backward pass; memory grows with it, gradients do not change. null: 8,192 on a "
+        "GPU; on a CPU 4,096, or fewer of a large model, so that activations stay near a gibibyte",
     )
     total_steps: int = Field(0, ge=0, description="length of the schedule in updates; 0: the stage fills it in")
 

@@ -18,20 +18,17 @@ from torch import Tensor, nn
 from fairlead.batch import Batch, Prompts, Samples, take
 from fairlead.data import TextCodec
 from fairlead.generation import Mixing, Sampling, VllmSampler, Watcher, generate
-from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights
+from fairlead.models import adapter_off, export_model, load_model, load_tokenizer, merged_weights, plain_model
 from fairlead.runtime.forward import Outputs, forward
 from fairlead.runtime.group import GroupSpec, Lesson, add_metrics, exceeds_limits
 from fairlead.runtime.memory import set_up_memory
-from fairlead.runtime.microbatches import microbatches
+from fairlead.runtime.microbatches import microbatches, training_budget
 from fairlead.runtime.optimiser import OptimiserSpec, build_optimiser, set_learning_rate
 from fairlead.runtime.ragged import knows_ragged_rows
 
 __all__ = ["ModelWorker"]
 
 _STATE_FILE = "training_state.pt"
-_TRAINING_TOKENS = {
-    "cpu": 2048
-}  # on a processor more takes much memory and gains little: a sixth of the time under bfloat16, nothing in float32
 _INFERENCE_TOKENS = {"cpu": 4096}
 _GOLDEN = 0x9E3779B1  # spreads ranks over 32 bits, which is all that torch's CPU generator looks at
 
@@ -122,7 +119,7 @@ class ModelWorker:
         torch.manual_seed(self.spec.seed + self.steps + self.rank * _GOLDEN)
         totals: dict[str, float] = {}
         tensors = _tensors(lesson.batch)
-        budget = spec.tokens_per_microbatch or _TRAINING_TOKENS.get(self.device.type, 8192)
+        budget = spec.tokens_per_microbatch or training_budget(plain_model(self.model).config, self.device.type)
         for rows in microbatches(lesson.batch, budget, knows_ragged_rows(self.model)):
             micro = take(tensors, rows).to(self.device)
             with self._precision():
