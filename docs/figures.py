@@ -48,7 +48,7 @@ def how_long() -> str:
     runs = {
         "quickstart-two-cores": "with bfloat16",
         "quickstart": "with bfloat16",
-        "quickstart-float32": "without bfloat16, in float32",
+        "quickstart-float32": "without bfloat16, in float32, with an earlier base model of the same size",
     }
     return "\n".join(f"- {_how_long(kind, run_of(name))}" for name, kind in runs.items())
 
