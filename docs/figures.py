@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from fairlead.evidence import render_table
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "evidence" / "runs"
-TRUNK = ROOT / "benchmarks" / "results" / "trunk.json"
-VERSUS_TRL = ROOT / "benchmarks" / "results" / "versus-trl.json"
+RESULTS = ROOT / "benchmarks" / "results"
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(r"<!-- figures: (?P<name>[\w-]+) -->\n.*?<!-- /figures -->", re.DOTALL)
 
@@ -139,9 +139,9 @@ def evidence() -> str:
     return render_table(ROOT / "evidence").strip()
 
 
-def versus_trl() -> str:
+def versus_trl(name: str) -> str:
     """Seconds a step of both sides, ratios per token, and how much of the machine each of them uses."""
-    page = json.loads(VERSUS_TRL.read_text(encoding="utf-8"))
+    page = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     machine, roof, rows = page["machine"], page["roof"], [row for row in page["rows"] if "skipped" not in row]
     versions = rows[0]["trl"]["default"]["versions"]
     peaks = ", ".join(f"{value / 1e9:.0f} GFLOP/s in {name}" for name, value in roof["flops"].items())
@@ -157,7 +157,7 @@ def versus_trl() -> str:
         )
     return "\n".join(
         [
-            f"{machine['processor']}, {machine['threads']} thread, {peaks}; TRL {versions['trl']}, torch {versions['torch']}, transformers "
+            f"{machine['processor']}, {machine['threads']} {'thread' if machine['threads'] == 1 else 'threads'}, {peaks}; TRL {versions['trl']}, torch {versions['torch']}, transformers "
             f"{versions['transformers']}; {machine['date']}. Medians of {page['steps']} steps; ratios are of time a token; arrows go from TRL's best "
             "configuration to Fairlead.",
             "",
@@ -168,7 +168,7 @@ def versus_trl() -> str:
 
 def trunk() -> str:
     """A PPO step with two models and with one."""
-    page = json.loads(TRUNK.read_text(encoding="utf-8"))
+    page = json.loads((RESULTS / "trunk.json").read_text(encoding="utf-8"))
     lines = [
         "| critic | processor time of a step, s | peak memory |",
         "| --- | --- | --- |",
@@ -230,7 +230,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
     "real-data": real_data,
     "evidence": evidence,
-    "versus-trl": versus_trl,
+    "versus-trl": partial(versus_trl, "versus-trl"),
+    "versus-trl-two-threads": partial(versus_trl, "versus-trl-two-threads"),
     "trunk": trunk,
 }
 
