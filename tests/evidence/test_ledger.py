@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -48,6 +49,18 @@ def test_a_page_holds_everything(tmp_path: Path) -> None:
     assert page["verdict"] == "held" and [rule["held"] for rule in page["rules"]] == [True, True]
     assert "at most 0.6 times the baseline's" in page["rules"][0]["rule"]
     assert {"claim", "experiment", "baseline", "remarks", "revision", "seconds", "machine", "versions"} <= page.keys()
+
+
+def test_courses_are_kept_for_each_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "courses" not in json.loads(run_evidence("dummy-method", [0], tmp_path).read_text())
+    measure = Dummy.measure
+
+    def with_course(self: Dummy, seed: int, folder: Path) -> Measurement:
+        return replace(measure(self, seed, folder), courses={"arm": {"kl": [0.0, float(seed)]}})
+
+    monkeypatch.setattr(Dummy, "measure", with_course)
+    page = json.loads(run_evidence("dummy-method", [3, 5], tmp_path).read_text())
+    assert page["courses"] == [{"arm": {"kl": [0.0, 3.0]}}, {"arm": {"kl": [0.0, 5.0]}}]
 
 
 def test_a_claim_that_does_not_hold_is_written_down(tmp_path: Path) -> None:

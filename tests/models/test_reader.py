@@ -52,7 +52,6 @@ def test_a_few_places_and_all_of_them(family: str) -> None:
     """In any order and repeated; no place is computed in the last layer but those between the first and the last of a row."""
     model = body_of(family)
     widths: list[int] = []
-    model.layers[-1].mlp.register_forward_pre_hook(lambda _, args: widths.append(len(args[0])))
     model.layers[-1].mlp.down_proj.register_forward_pre_hook(lambda _, args: widths.append(len(args[0])))
     whole = read(model, torch.arange(160))
     places = torch.tensor([9, 6, 159, 12, 9])
@@ -72,7 +71,7 @@ def test_no_place() -> None:
 
 
 def test_the_gradient_of_the_norm() -> None:
-    """w x / sqrt(mean(x²) + ε), by hand for x = (3, 4), ε = 0: mean 12.5, and torch's numerical gradient in float64 elsewhere."""
+    """w x / sqrt(mean(x²) + ε), by hand for x = (3, 4), ε = 0: mean 12.5, and the gradient of torch's own norm elsewhere."""
     norm = reader._RmsNorm.apply
     found = norm(torch.tensor([[3.0, 4.0]]), torch.tensor([1.0, 2.0]), 0.0, torch.float32)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(found, torch.tensor([[3.0, 8.0]]) / 12.5**0.5)
