@@ -21,7 +21,7 @@ from transformers import DynamicCache
 
 from fairlead.generation.cache import cache_argument, full_attention_only, growing_cache
 from fairlead.models.attention import ATTENTION
-from fairlead.models.families import Anatomy, Layer, Norm, anatomy
+from fairlead.models.families import Anatomy, Layer, Norm, anatomy, capped
 
 __all__ = ["Decoder", "FastDecoder", "PlainDecoder", "fast_weights"]
 
@@ -295,7 +295,7 @@ class FastDecoder:
             mixed = layer.down(gate * up)
             x = x + (mixed if layer.after_mlp is None else layer.after_mlp(mixed))
         logits = w.head(w.norm(x).to(w.dtype))
-        return logits if w.logit_cap is None else torch.tanh(logits / w.logit_cap) * w.logit_cap
+        return capped(logits, w.logit_cap)
 
     def _attend(self, index: int, layer: _Layer, x: Tensor, rotation: tuple[Tensor, Tensor], here: int) -> Tensor:
         """Attention of one new token a row over the row's cache, the new token included."""
@@ -311,9 +311,7 @@ class FastDecoder:
         keys[:, here] = key.reshape(-1, body.head_width)
         values[:, here] = heads[:, body.heads + body.key_heads :].reshape(-1, body.head_width)
         grouped = (query * body.scale).to(w.dtype).reshape(rows * body.key_heads, -1, body.head_width)
-        scores = torch.bmm(grouped, keys.transpose(1, 2))
-        if body.attention_cap is not None:
-            scores = torch.tanh(scores / body.attention_cap) * body.attention_cap
+        scores = capped(torch.bmm(grouped, keys.transpose(1, 2)), body.attention_cap)
         scores[..., self.used :] = float("-inf")
         if self.hidden is not None:
             scores.view(rows, body.heads, -1).masked_fill_(self.hidden[:, None], float("-inf"))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Anatomy", "Layer", "Norm", "anatomy", "language_logits"]
+__all__ = ["Anatomy", "Layer", "Norm", "anatomy", "capped", "language_logits"]
 
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 _ACTIVATIONS = {"silu": False, "gelu_pytorch_tanh": True}
@@ -121,8 +121,12 @@ def anatomy(backbone: Any) -> Anatomy | None:
 def language_logits(model: Any, hidden: Tensor) -> Tensor:
     """Logits [..., V] of a causal model of one of these families, of its last hidden states [..., D]."""
     logits: Tensor = model.lm_head(hidden)
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+    return capped(logits, getattr(model.config, "final_logit_softcapping", None))
+
+
+def capped(x: Tensor, cap: float | None) -> Tensor:
+    """`x` squashed into plus and minus `cap`, as Gemma does with scores and logits; as it is without one."""
+    return x if cap is None else torch.tanh(x / cap) * cap
 
 
 def _layer(layer: Any, config: Any, gemma: bool) -> Layer:
