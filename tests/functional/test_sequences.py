@@ -49,6 +49,16 @@ def test_against_the_definitions() -> None:
     assert (functional.suffix_overlap(first, second) * 5).round().tolist() == expected
 
 
+def test_mean_embeddings() -> None:
+    """Means (2, 1) / 2 and (1, 2) / 2: cosine 4 / 5. Order counts for nothing, nor does the length of the means."""
+    table = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [-1.0, 0.0]])
+    first, second = torch.tensor([[0, 0, 1], [0, 1, 1], [0, 0, 0]]), torch.tensor([[0, 1, 1], [1, 1, 0], [3, 3, 3]])
+    found = functional.embedding_similarity(first, second, table)
+    torch.testing.assert_close(found, torch.tensor([0.8, 1.0, -1.0]))
+    same_way = functional.embedding_similarity(torch.tensor([[1]]), torch.tensor([[2]]), table.bfloat16())
+    torch.testing.assert_close(same_way, torch.tensor([1.0]))
+
+
 def test_one_token_and_no_pair() -> None:
     one = torch.tensor([[4], [5]])
     assert functional.edit_distance(one, torch.tensor([[4], [6]])).tolist() == [0.0, 1.0]
@@ -58,3 +68,5 @@ def test_one_token_and_no_pair() -> None:
 def test_refuses() -> None:
     with pytest.raises(ValueError, match=r"one shape"):
         functional.edit_distance(FIRST, SECOND[:, :4])
+    with pytest.raises(ValueError, match=r"one shape"):
+        functional.embedding_similarity(FIRST, SECOND[:, :4], torch.ones(10, 2))

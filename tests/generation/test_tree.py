@@ -29,7 +29,7 @@ def llama() -> Any:
 def one_tree(width: int, maximum: int = 100, **settings: Any) -> tuple[Forest, torch.Tensor]:
     """A tree of so many places, and the place of its first branch."""
     zeros = torch.zeros(width, dtype=torch.int64)
-    forest = Forest(Tree(**settings), zeros, torch.arange(width), maximum)
+    forest = Forest(Tree(**settings), zeros, torch.arange(width), maximum, torch.eye(10))
     return forest, forest.plant(torch.arange(width))
 
 
@@ -107,6 +107,8 @@ def written(*rows: list[int]) -> torch.Tensor:
         ({"edit": None, "suffix": 0.5}, [True, False, True]),
         ({"edit": None, "rouge": 0.3}, [True, True, True]),
         ({"edit": None, "rouge": 0.4}, [True, False, True]),
+        ({"edit": None, "embedding": 0.5}, [True, False, True]),  # 4, 2 and 4 of 5 tokens in common
+        ({"edit": None, "embedding": 0.3}, [True, True, True]),
         ({"edit": None}, [False, False, False]),
         ({"edit": None, "random_pruning": 1.0}, [True, True, True]),
     ],

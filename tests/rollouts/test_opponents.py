@@ -152,5 +152,5 @@ def test_policies_of_the_past(policy: LocalGroup, model: ModelSpec) -> None:
 def test_stages_that_open_no_opponent(policy: LocalGroup, opponent: Any) -> None:
     if isinstance(opponent, PastPolicy):
         opponent.load_state_dict({"steps": 0, "past": [policy.weights()]})
-    with pytest.raises(RuntimeError, match=f"the opponent {opponent.part_name} plays in stage online only"):
+    with pytest.raises(RuntimeError, match=f"the opponent {opponent.part_name} plays where a policy is trained only"):
         AgainstOpponent(opponent=opponent)(policy, requests(policy))

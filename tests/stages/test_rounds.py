@@ -16,7 +16,7 @@ from fairlead.rewards import Oracle, Reward, WinRate
 from fairlead.runs import Interrupted, Run, RunError
 from fairlead.selection import BestWorst, RandomPair
 from fairlead.worlds import CyclicOracle, CyclicScore, TokenWorld, cyclic_preferences
-from tiny_runs import exported, logged, run_stages, write_records
+from tiny_runs import assert_resumes_the_same, exported, logged, run_stages, write_records
 
 WORLD = TokenWorld(symbols=3, maximum_tokens=2)
 
@@ -77,6 +77,20 @@ def test_what_the_first_step_of_a_round_is_compared_with(shelf: Path, tmp_path: 
         assert losses[1:] == pytest.approx([log_two] * 2, abs=1e-5)
     else:
         assert all(abs(loss - log_two) > 1e-3 for loss in losses[1:])
+
+
+def test_rounds_with_an_older_policy_beside(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It moves on at the end of a round: in the second it is the policy as it began, in the third that of the first round."""
+    limit = {"maximum_tokens": 4}
+    samplers = [
+        {"n": 2, "sampling": limit},
+        {"n": 2, "sampling": limit, "who": {"part": "past", "every": 1, "most": 1}},
+        {"n": 1, "sampling": limit | {"temperature": 1.5}},
+    ]
+    learn = stage(shelf, rollout={"part": "several-samplers", "samplers": samplers})
+    assert_resumes_the_same(tmp_path, monkeypatch, {"learn": learn}, stopped_after=8)
+    starts = [row for row in logged(tmp_path / "whole", "learn") if "score" in row]
+    assert starts[2]["score"] > starts[0]["score"] + 0.3
 
 
 REBEL: dict[str, Any] = {

@@ -90,7 +90,7 @@ from fairlead.functional.preference_games import (
 )
 from fairlead.functional.preference_losses import bradley_terry, dpo, inpo, rebel
 from fairlead.functional.random import mix_seeds, uniform
-from fairlead.functional.sequences import edit_distance, rouge_l, suffix_overlap
+from fairlead.functional.sequences import edit_distance, embedding_similarity, rouge_l, suffix_overlap
 from fairlead.functional.shaping import gated_reward, overlong_penalty
 from fairlead.functional.statistics import (
     area_under_curve,
@@ -136,6 +136,7 @@ __all__ = [
     "dual_ascent",
     "edit_distance",
     "elect_and_average",
+    "embedding_similarity",
     "entropy",
     "entropy_gate",
     "exact_kl",

@@ -1,7 +1,7 @@
-"""How alike two token sequences are: edit distance, longest common subsequence, a suffix that comes again.
+"""How alike two token sequences are: edit distance, longest common subsequence, a suffix that comes again, mean embeddings.
 
 Knows: pairs of sequences of one length, all pairs at a time.
-Does not know: what the tokens mean, texts.
+Does not know: models, texts; what tokens mean is a table that it is given.
 
 Shapes: N pairs, r tokens. Each table of dynamic programming is filled row by row, and a row for all pairs in a few operations:
 what a cell takes from its left neighbour is a running minimum or maximum over the row.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["edit_distance", "rouge_l", "suffix_overlap"]
+__all__ = ["edit_distance", "embedding_similarity", "rouge_l", "suffix_overlap"]
 
 
 def edit_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -60,10 +60,25 @@ def suffix_overlap(first: Tensor, second: Tensor) -> Tensor:
     return torch.maximum(row.amax(1), torch.stack(last, 1).amax(1)) / length
 
 
+def embedding_similarity(first: Tensor, second: Tensor, table: Tensor) -> Tensor:
+    """[N] float in [-1, 1]: cosine between the mean embeddings of both sequences. The order of tokens does not count.
+
+    Shapes: first, second [N, r] int64; table [V, D], the embedding of each token.
+    Source: the embedding distance of LATR (arXiv 2510.24302), there by a model of its own.
+    """
+    _same_shape(first, second)
+    means = [F.embedding(tokens, table).float().mean(1) for tokens in (first, second)]
+    return F.cosine_similarity(means[0], means[1], dim=-1)
+
+
 def _same(first: Tensor, second: Tensor) -> tuple[Tensor, int]:
     """[N, r, r] bool, whether token i of the first is token j of the second; and r."""
+    _same_shape(first, second)
+    return first[:, :, None] == second[:, None, :], int(first.shape[1])
+
+
+def _same_shape(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape or first.dim() != 2 or first.shape[1] < 1:
         raise ValueError(
             f"need two tensors [N, r] of one shape with r of 1 or more, got {list(first.shape)} and {list(second.shape)}"
         )
-    return first[:, :, None] == second[:, None, :], int(first.shape[1])

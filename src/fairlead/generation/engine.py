@@ -220,7 +220,8 @@ class _Engine:
         )
         self.forest: Forest | None = None
         if isinstance(sampling, TreeSampling):
-            self.forest = Forest(sampling.tree, prompts.group, prompts.seed, sampling.maximum_tokens)
+            embeddings = self.sources[0].model.get_input_embeddings().weight.detach()
+            self.forest = Forest(sampling.tree, prompts.group, prompts.seed, sampling.maximum_tokens, embeddings)
 
     # -- what runs together ------------------------------------------------------------------------------------------
 

@@ -74,6 +74,9 @@ class Tree(BaseModel):
         None, description="prune where a suffix of one longer than this share stands in the other; null: never"
     )
     rouge: float | None = Field(None, description="prune above this F1 of ROUGE-L; null: never")
+    embedding: float | None = Field(
+        None, description="prune above this cosine between the means of the policy's own token embeddings; null: never"
+    )
     random_pruning: float | None = Field(
         None, ge=0, le=1, description="prune with this probability in place of all comparisons; a control"
     )

@@ -48,9 +48,9 @@ class Forest:
     Source: LATR (arXiv 2510.24302). It ends all trees of a batch at once; here each ends for itself.
     """
 
-    def __init__(self, tree: Tree, group: Tensor, seeds: Tensor, maximum_tokens: int) -> None:
-        """group, seeds: [B] int64."""
-        self.tree, self.seeds, self.maximum = tree, seeds, maximum_tokens
+    def __init__(self, tree: Tree, group: Tensor, seeds: Tensor, maximum_tokens: int, embeddings: Tensor) -> None:
+        """group, seeds: [B] int64; embeddings: [V, D] of the tokens, for the rule that compares by them."""
+        self.tree, self.seeds, self.maximum, self.embeddings = tree, seeds, maximum_tokens, embeddings
         device, rows = group.device, len(group)
         self.root = torch.unique(group, return_inverse=True)[1]
         """[B]: which tree a place belongs to."""
@@ -171,6 +171,8 @@ class Forest:
             alike |= functional.suffix_overlap(child, parent) > self.tree.suffix
         if self.tree.rouge is not None:
             alike |= functional.rouge_l(child, parent) > self.tree.rouge
+        if self.tree.embedding is not None:
+            alike |= functional.embedding_similarity(child, parent, self.embeddings) > self.tree.embedding
         return alike
 
     # -- the end of a tree -------------------------------------------------------------------------------------------

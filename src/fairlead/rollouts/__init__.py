@@ -13,8 +13,9 @@ from fairlead.rollouts.environments import (
     Tools,
 )
 from fairlead.rollouts.lookahead import LookaheadTree
-from fairlead.rollouts.opponents import AveragedPolicy, MixedPolicy, Opponent, PastPolicy
+from fairlead.rollouts.opponents import AveragedPolicy, FixedPolicy, MixedPolicy, Opponent, PastPolicy
 from fairlead.rollouts.sample import AgainstOpponent, GreedyBaseline, SampleRollout
+from fairlead.rollouts.several import Sampler, SeveralSamplers
 from fairlead.rollouts.talk import Talk
 from fairlead.rollouts.tasks import RolloutByTask
 from fairlead.rollouts.think import ThinkRollout
@@ -26,6 +27,7 @@ __all__ = [
     "Collection",
     "Dialogue",
     "Environment",
+    "FixedPolicy",
     "FunctionEnvironment",
     "GreedyBaseline",
     "LookaheadTree",
@@ -40,6 +42,8 @@ __all__ = [
     "Rollout",
     "RolloutByTask",
     "SampleRollout",
+    "Sampler",
+    "SeveralSamplers",
     "Talk",
     "ThinkRollout",
     "Tools",

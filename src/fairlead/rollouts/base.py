@@ -43,7 +43,7 @@ class Rollout(Part, slot="rollout"):
         """Samples for `prompts`, rows of one prompt next to each other and with the same `group`."""
 
     def learned(self, policy: ModelGroup) -> None:
-        """The policy has learned from a rollout: called once at the end of each step."""
+        """The policy has learned from a rollout: called once at the end of each step of `online`, each round of `preference-rounds`."""
 
     def metrics(self) -> dict[str, float]:
         """What the rollout wants to report of its last call (how dialogues ended, say)."""

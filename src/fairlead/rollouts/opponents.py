@@ -1,12 +1,12 @@
-"""The opponent slot: who gives the responses that the policy's own are compared with."""
+"""The opponent slot: who gives the responses that the policy's own are compared with, or that it learns from beside them."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 from torch import Tensor
 
 from fairlead.batch import Prompts, Samples
@@ -15,11 +15,11 @@ from fairlead.models import ModelSpec
 from fairlead.parts import Part
 from fairlead.runtime import Mixture, ModelGroup, Opener
 
-__all__ = ["AveragedPolicy", "MixedPolicy", "Opponent", "PastPolicy"]
+__all__ = ["AveragedPolicy", "FixedPolicy", "MixedPolicy", "Opponent", "PastPolicy"]
 
 
 class Opponent(Part, slot="opponent"):
-    """The second player of a preference game. Nothing is learned from its responses; they are only compared with."""
+    """The second player of a preference game, or a second sampler. The rollout says whether its responses are learned from."""
 
     default_part: ClassVar[str] = "mixture"
 
@@ -88,6 +88,28 @@ class _OtherWeights(Opponent):
 
     def __call__(self, policy: ModelGroup, requests: Prompts, sampling: Sampling) -> Samples:
         return self.group.generate(requests, sampling)
+
+
+class FixedPolicy(_OtherWeights, name="model"):
+    """A model that stays as it is: an older checkpoint, or one that was trained for something else.
+
+    It must have the policy's tokens.
+
+    Source: older checkpoints as second sampler, RLHF Workflow (Dong et al. 2024, arXiv 2405.07863), section 3.
+    """
+
+    model: Annotated[ModelSpec, BeforeValidator(ModelSpec.coerce)] = Field(description="the model")
+
+    def open(self, run: Opener, model: ModelSpec, reference: ModelGroup | None) -> None:
+        self._group = run.open("opponent", self.model)
+
+    def __call__(self, policy: ModelGroup, requests: Prompts, sampling: Sampling) -> Samples:
+        if self.group.codec.tokenizer.get_vocab() != policy.codec.tokenizer.get_vocab():
+            raise ValueError(
+                f"the opponent {self.model.path} has other tokens than the policy, so what it writes means something else to it: "
+                "take a checkpoint of the same family"
+            )
+        return super().__call__(policy, requests, sampling)
 
 
 class AveragedPolicy(_OtherWeights, name="ema"):
@@ -160,5 +182,5 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _not_here(opponent: Opponent) -> RuntimeError:
     return RuntimeError(
-        f"the opponent {opponent.part_name} plays in stage online only: give this stage another rollout"
+        f"the opponent {opponent.part_name} plays where a policy is trained only: give this stage another rollout"
     )

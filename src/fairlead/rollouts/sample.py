@@ -16,7 +16,7 @@ from fairlead.rollouts.base import Rollout
 from fairlead.rollouts.opponents import MixedPolicy, Opponent
 from fairlead.runtime.group import ModelGroup, Opener
 
-__all__ = ["AgainstOpponent", "GreedyBaseline", "SampleRollout"]
+__all__ = ["AgainstOpponent", "GreedyBaseline", "SampleRollout", "repeated"]
 
 
 class SampleRollout(Rollout, name="sample"):
@@ -33,7 +33,7 @@ class SampleRollout(Rollout, name="sample"):
 
     def requests(self, prompts: Prompts) -> Prompts:
         """Each prompt n times, with a seed of its own."""
-        return _requests(prompts, range(self.n))
+        return repeated(prompts, range(self.n))
 
     @property
     def temperature(self) -> float:
@@ -92,14 +92,14 @@ class AgainstOpponent(SampleRollout, name="against-opponent"):
 
     def __call__(self, policy: ModelGroup, prompts: Prompts) -> Samples:
         # Other seeds than the policy's own, or an opponent that is the policy would say the same.
-        requests = _requests(prompts, range(self.n, self.n + self.opponent_n))
+        requests = repeated(prompts, range(self.n, self.n + self.opponent_n))
         return _beside(super().__call__(policy, prompts), self.opponent(policy, requests, self.sampling))
 
     def learned(self, policy: ModelGroup) -> None:
         self.opponent.learned(policy)
 
 
-def _requests(prompts: Prompts, copies: range) -> Prompts:
+def repeated(prompts: Prompts, copies: range) -> Prompts:
     """Each prompt once for every number in `copies`, from which its seed follows."""
     requests = repeat_rows(prompts, len(copies))
     numbers = requests.group.new_tensor(copies).repeat(prompts.batch_size[0])

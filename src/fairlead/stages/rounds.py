@@ -151,6 +151,8 @@ class PreferenceRounds(Stage, name="preference-rounds"):
                     batch = current.minibatch(self.batch_size, place, run.seed + number)
                     learned = policy.update(batch, objective)
                 metrics |= {f"policy/{name}": value for name, value in learned.items()}
+            if place == steps - 1:
+                self.rollout.learned(policy)
             run.log(step, metrics, _HEADLINE)
         return run.finish({"steps": self.rounds * steps, "rounds": self.rounds}, policy)
 
