@@ -134,6 +134,32 @@ def real_data() -> str:
     return "\n".join(lines)
 
 
+def recipes() -> str:
+    """What recipes that were run whole changed, by their own judges."""
+    page = json.loads((RUNS / "recipes.json").read_text(encoding="utf-8"))
+    machine = page["runs"][0]["machine"]
+    lines = [
+        f"{machine['device']}, one core, {machine['runtime']['precision']}.",
+        "",
+        "| recipe | minutes | judged | before | after | after is better | KL, nats a response |",
+        "|---|---:|---|---:|---:|---:|---:|",
+    ]
+    for run in sorted(page["runs"], key=lambda run: str(run["name"])):
+        figures = run["figures"]
+        minutes = sum(stage["seconds"]["mean"] for stage in figures.values() if "seconds" in stage) / 60
+        for stage in figures.values():
+            for name in stage:
+                if name.endswith(", before") and not name.startswith("KL"):
+                    after = name.removesuffix(", before")
+                    judge = after.split(" ")[-1]
+                    wins = stage.get(f"win rate by {judge}")
+                    lines.append(
+                        f"| `{run['name']}` | {minutes:.0f} | {judge} | {stage[name]['mean']:.2f} | {stage[after]['mean']:.2f} | "
+                        f"{'' if wins is None else format(wins['mean'], '.0%')} | {stage['KL (nats)']['mean']:.1f} |"
+                    )
+    return "\n".join(lines)
+
+
 def evidence() -> str:
     """The ledger."""
     return render_table(ROOT / "evidence").strip()
@@ -164,6 +190,26 @@ def versus_trl(name: str) -> str:
             *lines,
         ]
     )
+
+
+def scaling() -> str:
+    """Seconds of a GRPO step and its phases, over each thing that was varied."""
+    page = json.loads((RESULTS / "scaling.json").read_text(encoding="utf-8"))
+    machine = page["machine"]
+    lines = [
+        f"{machine['processor']}, {machine['threads']} {'thread' if machine['threads'] == 1 else 'threads'}; {machine['date']}. Medians of {page['steps']} steps.",
+        "",
+        "| varied | value | step, s | sampling | scoring | training | response tokens/s | peak memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, points in page["curves"].items():
+        for value in sorted(points, key=float):
+            point = points[value]
+            phases = " | ".join(f"{point[phase]:.2f}" for phase in ("step", "sampling", "scoring", "training"))
+            lines.append(
+                f"| {name} | {value} | {phases} | {point['tokens'] / point['step']:,.0f} | {point['peak_mib']:.0f} MiB |"
+            )
+    return "\n".join(lines)
 
 
 def trunk() -> str:
@@ -229,9 +275,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "how-long": how_long,
     "quickstart": quickstart,
     "real-data": real_data,
+    "recipes": recipes,
     "evidence": evidence,
     "versus-trl": partial(versus_trl, "versus-trl"),
     "versus-trl-two-threads": partial(versus_trl, "versus-trl-two-threads"),
+    "versus-trl-amx": partial(versus_trl, "versus-trl-amx"),
+    "scaling": scaling,
     "trunk": trunk,
 }
 

@@ -17,7 +17,7 @@ from pygments.formatters import HtmlFormatter
 from fairlead.data import DataSource
 from fairlead.detectors import Rollback
 from fairlead.evidence.ledger import experiments
-from fairlead.generation import Sampling, VllmSpec
+from fairlead.generation import Sampling, Tree, VllmSpec
 from fairlead.models import LoraSpec, ModelSpec, PessimisticHead
 from fairlead.objectives import Mismatch
 from fairlead.parts import FieldInfo, Part, PartInfo, fields_of, part_info, parts_in_slot, slots
@@ -25,6 +25,7 @@ from fairlead.recipes import Recipe
 from fairlead.recipes.load import recipes_by_part
 from fairlead.recipes.schema import DataSpec
 from fairlead.regularisers import AdaptiveTarget, EntropyGate, RewardVelocity, TrainingPhase
+from fairlead.rollouts import Sampler
 from fairlead.runtime import OptimiserSpec, RuntimeSpec
 from fairlead.stages.critics import Trunk
 
@@ -42,6 +43,8 @@ KEYS: dict[str, tuple[type[BaseModel], str]] = {
     "`critic` on the policy's trunk": (Trunk, "In place of a model, in the key `critic` of the stage online."),
     "An optimiser": (OptimiserSpec, "The keys `optimiser` and `critic_optimiser` of stages."),
     "`sampling` of a rollout": (Sampling, "How tokens are drawn."),
+    "`tree` of the rollout lookahead-tree": (Tree, "Where it branches and what is cut off."),
+    "One of the `samplers` of the rollout several-samplers": (Sampler, "Who answers a prompt, how often and how."),
     "`mismatch` of an objective": (Mismatch, "Importance weights against a sampler that differs from the trainer."),
     "`adaptive` of the regulariser kl": (AdaptiveTarget, "A coefficient that moves towards a target."),
     "`rollback` of the stage online": (Rollback, "Going back to the last good checkpoint when a detector asks."),

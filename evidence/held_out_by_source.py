@@ -22,6 +22,8 @@ from fairlead.runtime.machine import hardware_precisions
 WINDOWS, WINDOW = 60, 512
 TIDY = "fairlead.recipes.corpus:tidy"
 SOURCES: dict[str, tuple[str, str | None]] = {
+    "simple English, stories": ("fairlead:simple/stories.validation", None),
+    "simple English, dialogues": ("fairlead:simple/dialogues.validation", None),
     "plain English, prose": ("fairlead:plain/prose.validation", None),
     "plain English, dialogues": ("fairlead:plain/dialogues.validation", None),
     "stories": ("pretrain/stories.validation.jsonl.gz", TIDY),

@@ -1,4 +1,4 @@
-"""The plain English that ships with the package: its form, its card, and that it holds nothing of the starter feedback."""
+"""The plain and the simple English that ship with the package: its form, its card, and that it holds nothing of the starter feedback."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fairlead.data import read
 
 ASSETS = Path(str(resources.files("fairlead"))) / "assets"
-FORMS, SPLITS = ("prose", "dialogues"), ("train", "validation")
+FORMS = {"plain": ("prose", "dialogues"), "simple": ("stories", "dialogues")}
+SPLITS = ("train", "validation")
+FILES = [(corpus, form, split) for corpus, forms in FORMS.items() for form in forms for split in SPLITS]
 
 
-def items(form: str, split: str) -> list[dict[str, Any]]:
-    with gzip.open(ASSETS / "plain" / f"{form}.{split}.jsonl.gz", "rt", encoding="ascii") as file:
+def items(corpus: str, form: str, split: str) -> list[dict[str, Any]]:
+    with gzip.open(ASSETS / corpus / f"{form}.{split}.jsonl.gz", "rt", encoding="ascii") as file:
         return [json.loads(line) for line in file]
 
 
@@ -28,26 +32,26 @@ def texts(item: dict[str, Any]) -> list[str]:
     return [item["text"]] if "text" in item else [turn["content"] for turn in item["messages"]]
 
 
-def test_the_card_counts_what_is_there() -> None:
-    card = (ASSETS / "plain" / "README.md").read_text(encoding="utf-8")
-    every = {split: [item for form in FORMS for item in items(form, split)] for split in SPLITS}
+@pytest.mark.parametrize("corpus", FORMS)
+def test_the_card_counts_what_is_there(corpus: str) -> None:
+    card = (ASSETS / corpus / "README.md").read_text(encoding="utf-8")
+    every = {split: [item for form in FORMS[corpus] for item in items(corpus, form, split)] for split in SPLITS}
     count = sum(len(text.split()) for split in SPLITS for item in every[split] for text in texts(item))
     assert f"| all | | | {len(every['train']):,} | {len(every['validation']):,} | {count:,} |" in card
 
 
 def test_items_are_whole_and_stand_there_once() -> None:
     seen: set[str] = set()
-    for form in FORMS:
-        for split in SPLITS:
-            for item in items(form, split):
-                said = texts(item)
-                assert all(said)
-                if form == "dialogues":
-                    roles = [turn["role"] for turn in item["messages"]]
-                    assert roles == ["user", "assistant"] * (len(roles) // 2) != []
-                key = words(" ".join(said))
-                assert key not in seen
-                seen.add(key)
+    for corpus, form, split in FILES:
+        for item in items(corpus, form, split):
+            said = texts(item)
+            assert all(said)
+            if form == "dialogues":
+                roles = [turn["role"] for turn in item["messages"]]
+                assert roles == ["user", "assistant"] * (len(roles) // 2) != []
+            key = words(" ".join(said))
+            assert key not in seen
+            seen.add(key)
 
 
 def test_nothing_of_the_starter_feedback() -> None:
@@ -58,12 +62,12 @@ def test_nothing_of_the_starter_feedback() -> None:
             record = json.loads(line)
             prompts |= {words(turn["content"]) for turn in record["prompt"] if turn["role"] == "user"}
             responses |= {words(r["text"]) for r in record["responses"] if len(r["text"].split()) > 6}
-    for split in SPLITS:
-        for item in items("dialogues", split):
+    for corpus, _, split in FILES:
+        for item in items(corpus, "dialogues", split):
             for turn in item["messages"]:
                 assert words(turn["content"]) not in (prompts if turn["role"] == "user" else responses)
 
 
 def test_recipes_can_read_it() -> None:
-    for form in FORMS:
-        assert read(f"fairlead:plain/{form}.train").records
+    for corpus, form, split in FILES:
+        assert read(f"fairlead:{corpus}/{form}.{split}").records

@@ -242,5 +242,15 @@ def test_the_reward_of_a_judge() -> None:
              [("[Correct]", "[Correct]"), ("[Incorrect]", "Correct"), ("[Incorrect]", False), ("hm", True)]]  # fmt: skip
     assert VerdictReward()(Texts(batch)).tolist() == [1.0, 0.0, 1.0, -0.5]  # type: ignore[arg-type]
     assert VerdictReward(field="gold", price=0.25)(Texts([{"response": "", "gold": True}])).tolist() == [-0.25]  # type: ignore[arg-type]
+    asked = [
+        {"role": "tool", "content": "error: 1 / 0"},
+        {"role": "tool", "content": "7"},
+        {"role": "assistant", "content": "…"},
+    ]
+    dialogues = [
+        {"response": response, "label": True, "response_turns": turns}
+        for response, turns in [("Correct", asked), ("Incorrect", asked), ("Correct", asked[::2]), ("hm", asked)]
+    ]
+    assert VerdictReward()(Texts(dialogues)).tolist() == pytest.approx([1.1, 0.0, 1.0, -0.5])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="neither Correct nor Incorrect"):
         VerdictReward()(Texts([{"response": "", "label": "yes"}]))  # type: ignore[arg-type]

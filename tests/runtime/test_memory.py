@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fairlead.runtime import memory
 from fairlead.runtime.memory import give_back_freed_memory, set_up_memory
 
 
@@ -28,10 +29,11 @@ def test_freed_memory_is_kept_until_it_is_given_back() -> None:
 
 
 @pytest.mark.parametrize("variable", ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"])
-@pytest.mark.parametrize(("given", "found"), [(None, "192"), ("7", "7")])
+@pytest.mark.parametrize(("given", "amx", "found"), [(None, False, "192"), (None, True, "512"), ("7", True, "7")])
 def test_how_many_kernels_are_kept(
-    monkeypatch: pytest.MonkeyPatch, variable: str, given: str | None, found: str
+    monkeypatch: pytest.MonkeyPatch, variable: str, given: str | None, amx: bool, found: str
 ) -> None:
+    monkeypatch.setattr(memory, "has_amx", lambda: amx)
     monkeypatch.delenv(variable, raising=False)
     if given is not None:
         monkeypatch.setenv(variable, given)

@@ -11,6 +11,8 @@ import torch
 from fairlead.batch import Experience, Pairs, Sequences, alike, left_pad, right_pad, row_table
 from fairlead.models import ModelSpec, load_model
 from fairlead.models.attention import Ragged
+from fairlead.models.shapes import recurring
+from fairlead.runtime import ragged
 from fairlead.runtime.dispatch import row_lengths
 from fairlead.runtime.forward import forward
 from fairlead.runtime.microbatches import microbatches
@@ -77,9 +79,9 @@ def test_the_same_numbers_and_gradients(family: str, needs: tuple[str, ...]) -> 
 
 def compare(model: Any, batch: Any, needs: tuple[str, ...]) -> None:
     found: list[tuple[Any, list[torch.Tensor]]] = []
-    for ragged in (None, False):
+    for without_padding in (None, False):
         model.zero_grad()
-        outputs = forward(model, batch, needs, 0.8, ragged=ragged)
+        outputs = forward(model, batch, needs, 0.8, ragged=without_padding)
         loss_of(outputs).backward()  # type: ignore[no-untyped-call]
         found.append((outputs, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
     (mine, my_gradients), (padded, gradients) = found
@@ -109,6 +111,47 @@ def test_padding_and_repetition_are_not_computed() -> None:
     widths = widths_of(model)
     forward(model, experience(), ("logprobs",))
     assert widths == [20 + 11 + 5 + 3 * (6 + 9 + 1 + 12)]  # three prompts once, the repeated row not at all
+
+
+@pytest.fixture
+def recurring_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where bfloat16 is multiplied by tiles, but in float32, so that numbers can be compared."""
+    monkeypatch.setattr(ragged, "_shapes_should_recur", lambda device: True)
+
+
+@pytest.mark.usefixtures("recurring_shapes")
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "mixtral"])
+def test_rounded_shapes_change_no_number(family: str) -> None:
+    compare(model_of(family), experience(), ("logprobs", "entropy"))
+    compare(model_of(family, "scalar"), experience(), ("values", "scores"))
+    test_packed_documents(family)
+
+
+@pytest.mark.usefixtures("recurring_shapes")
+def test_shapes_recur() -> None:
+    """87 tokens of two prompts and four responses, 24 of which the last layer computes, and 35 that are scored."""
+    model = model_of("llama")
+    assert knows_ragged_rows(model)
+    widths, last = widths_of(model), []
+    model.model.layers[-1].mlp.down_proj.register_forward_pre_hook(lambda _, args: last.append(len(args[0])))
+    model.lm_head.register_forward_pre_hook(lambda _, args: last.append(len(args[0])))
+    forward(model, experience((40, 21), (9, 4)), ("logprobs",))
+    assert widths == [recurring(40 + 21 + 2 * (9 + 4))] == [88]
+    assert last == [recurring(2 * (1 + 8 + 3)), recurring(9 + 9 + 4 + 4 + 9)] == [24, 36]
+
+
+def test_where_shapes_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ragged, "has_amx", lambda: True)
+    model = model_of("llama")
+    assert knows_ragged_rows(model)
+    widths = widths_of(model)
+    forward(model, experience((40, 21), (9, 4)), ("logprobs",))
+    with torch.autocast("cpu", torch.bfloat16):
+        forward(model, experience((40, 21), (9, 4)), ("logprobs",))
+    monkeypatch.setattr(ragged, "has_amx", lambda: False)
+    with torch.autocast("cpu", torch.bfloat16):
+        forward(model, experience((40, 21), (9, 4)), ("logprobs",))
+    assert widths == [87, 88, 87]
 
 
 def test_rows_cut_short() -> None:

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from fairlead.data import read, to_conversations, to_prompts
-from fairlead.worlds.arithmetic import PAIR_KINDS, answer_pairs, questions, save_questions, with_calculator
+from fairlead.worlds.arithmetic import (
+    PAIR_KINDS,
+    answer_pairs,
+    claim,
+    judged_with_calculator,
+    questions,
+    save_questions,
+    with_calculator,
+)
 
 SHIPPED = Path(str(resources.files("fairlead"))) / "assets" / "arithmetic"
 
@@ -60,3 +68,18 @@ def test_demonstrations_with_a_calculator() -> None:
         assert call["content"].startswith("[calc(") and result["role"] == "tool"
         assert final["content"] == f"It is \\boxed{{{result['content']}}}." and "response" not in made
         assert Fraction(result["content"]) == Fraction(records[kind]["answer"])
+
+
+def test_claims_and_how_a_judge_decides_them() -> None:
+    """A claim is right when its label says so, about half of them are, and the demonstration finds the difference."""
+    records = [record for record in questions()[0] if record["kind"] != "length"]
+    labels = []
+    for record in records:
+        made, task = judged_with_calculator(record), claim(record)
+        call, result, final = made["messages"][1:]
+        assert made["messages"][0] == task["prompt"][0] and task["shown"] in task["prompt"][0]["content"]
+        assert task["label"] == (Fraction(task["shown"]) == Fraction(record["answer"])) == (result["content"] == "0")
+        assert call["content"].endswith(f" - {task['shown']})]")
+        assert final["content"] == ("Correct" if task["label"] else "Incorrect")
+        labels.append(task["label"])
+    assert 0.4 < sum(labels) / len(labels) < 0.6

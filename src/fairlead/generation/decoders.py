@@ -25,6 +25,7 @@ from fairlead.models.families import Anatomy, Layer, Norm, anatomy, capped
 
 __all__ = ["Decoder", "FastDecoder", "PlainDecoder", "fast_weights"]
 
+_ROWS = 64  # rows that a packed weight is laid out for; others are as right
 _COLUMNS = 32  # the cache grows by this many: matrix products run over whole columns, so few should be empty
 
 
@@ -113,12 +114,15 @@ class _Norm:
 
 @dataclass
 class _Linear:
-    """One or several linear maps of the same input, joined where a copy is made anyway."""
+    """One or several linear maps of the same input, joined where a copy is made anyway, and then laid out as products want them."""
 
     weights: list[Tensor]
     biases: list[Tensor | None]
+    packed: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weights[0], self.biases[0], "none", [], "")  # type: ignore[no-any-return]
         parts = [F.linear(x, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
@@ -209,7 +213,16 @@ def _linear(modules: list[Any], dtype: torch.dtype) -> _Linear:
         return _Linear(weights, biases)
     joined = torch.cat([weight.to(dtype) for weight in weights])
     bias = None if biases[0] is None else torch.cat([b.to(dtype) for b in biases])
+    if _can_pack(joined):
+        return _Linear([torch.ops.mkldnn._reorder_linear_weight(joined, _ROWS)], [bias], packed=True)
     return _Linear([joined], [bias])
+
+
+def _can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN multiplies it, which otherwise lays it out anew for every product; the operations are those of torch's compiler."""
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+        return False
+    return hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-any-return]
 
 
 def _effective_weight(module: Any) -> Tensor:

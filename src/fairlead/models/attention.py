@@ -27,6 +27,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from fairlead.models.shapes import recurring
+
 __all__ = ["ATTENTION", "Ragged", "Span", "attention", "ragged_attention"]
 
 ATTENTION = "fairlead"
@@ -38,6 +40,7 @@ _LONGEST = {torch.bfloat16: 512, torch.float32: 96}
 _PIECE = (
     128  # queries whose products with the keys up to them are one; halves the work on what lies ahead of the queries
 )
+_FEW_ROWS = 8  # sizes to a doubling of the number of rows in a block, where shapes should recur
 _SIMILAR = 0.75  # rows share a block of products while the shorter has at least this share of the longest's keys
 
 Span = tuple[int, int]
@@ -72,17 +75,22 @@ class _Block:
 class Ragged:
     """Which tokens of one sequence attend to which: rows in the order of the sequence, each a span of queries over spans of keys.
 
-    The tokens of a row see the spans of its keys up to themselves; the last span of keys is the queries' own.
+    The tokens of a row see the spans of its keys up to themselves; the last span of keys is the queries' own. `rounded` makes shapes
+    recur (`shapes`): `filler` tokens then stand at the end of the sequence, whose outputs mean nothing.
     """
 
     rows: Sequence[tuple[Span, tuple[Span, ...]]]
     device: torch.device
+    rounded: bool = False
+    filler: int = field(init=False, default=0)
     _blocks: list[_Block] = field(default_factory=list)
     _hidden: dict[tuple[int, torch.dtype, int | None], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ordered = sorted(self.rows, key=lambda row: (-_length(row[1]), -row[0][1]))
-        back = np.empty(sum(queries[1] for queries, _ in ordered), dtype=np.int64)
+        tokens = sum(queries[1] for queries, _ in ordered)
+        self.filler = self._round(tokens) - tokens
+        back = np.zeros(tokens + self.filler, dtype=np.int64)
         first = 0
         while ordered:
             longest = _length(ordered[0][1])
@@ -92,10 +100,13 @@ class Ragged:
         self.back = torch.from_numpy(back).to(self.device)
         """[N]: where each query's result lies among the results of the blocks."""
 
+    def _round(self, size: int, steps: int = 16) -> int:
+        return recurring(size, steps) if self.rounded else size
+
     def only(self, places: Tensor) -> tuple[Ragged, Tensor]:
         """Attention for the queries at `places` (ascending), and all between two of one row; and where these lie.
 
-        The queries that are then given are these and no others; the keys are those of the whole sequence.
+        The queries that are then given are these and no others (filler repeats the last); the keys are those of the whole sequence.
         """
         wanted = places.cpu().numpy()
         rows: list[tuple[Span, tuple[Span, ...]]] = []
@@ -108,25 +119,29 @@ class Ragged:
                 rows.append(((count, end - first), (*spans[:-1], (spans[-1][0], end - spans[-1][0]))))
                 kept.append(np.arange(first, end))
                 count += end - first
-        return Ragged(rows, self.device), torch.from_numpy(np.concatenate(kept)).to(self.device)
+        some = Ragged(rows, self.device, self.rounded)
+        kept.append(np.repeat(kept[-1][-1:], some.filler))
+        return some, torch.from_numpy(np.concatenate(kept)).to(self.device)
 
     def _add(self, rows: Sequence[tuple[Span, tuple[Span, ...]]], back: Any, first: int) -> int:
-        width, longest = max(queries[1] for queries, _ in rows), _length(rows[0][1])
-        queries = np.zeros((len(rows), width), dtype=np.int64)
-        keys = np.zeros((len(rows), longest), dtype=np.int64)
-        query_positions = np.zeros((len(rows), width), dtype=np.int64)
-        key_positions = np.full((len(rows), longest), np.iinfo(np.int64).max // 2, dtype=np.int64)
-        for i, ((start, count), spans) in enumerate(rows):
-            queries[i, :count] = np.arange(start, start + count)
-            query_positions[i, :count] = np.arange(_length(spans) - count, _length(spans))
-            back[start : start + count] = np.arange(first + i * width, first + i * width + count)
+        count = self._round(len(rows), _FEW_ROWS)
+        width, longest = self._round(max(queries[1] for queries, _ in rows)), self._round(_length(rows[0][1]))
+        queries = np.zeros((count, width), dtype=np.int64)
+        keys = np.zeros((count, longest), dtype=np.int64)
+        query_positions = np.zeros((count, width), dtype=np.int64)
+        key_positions = np.full((count, longest), np.iinfo(np.int64).max // 2, dtype=np.int64)
+        for i, ((start, length), spans) in enumerate(rows):
+            queries[i, :length] = np.arange(start, start + length)
+            query_positions[i, :length] = np.arange(_length(spans) - length, _length(spans))
+            back[start : start + length] = np.arange(first + i * width, first + i * width + length)
             place = 0
             for key_start, key_count in spans:
                 keys[i, place : place + key_count] = np.arange(key_start, key_start + key_count)
                 place += key_count
             key_positions[i, :place] = np.arange(place)
         borders = np.linspace(0, width, max(1, round(width / _PIECE)) + 1).astype(int).tolist()
-        pieces = [(a, b, int(query_positions[:, a:b].max()) + 1) for a, b in pairwise(borders)]
+        seen = [self._round(int(query_positions[:, a:b].max()) + 1) for a, b in pairwise(borders)]
+        pieces = [(a, b, min(most, longest)) for (a, b), most in zip(pairwise(borders), seen, strict=True)]
 
         def tensor(x: Any) -> Tensor:
             return torch.from_numpy(x).to(self.device)

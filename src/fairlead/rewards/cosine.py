@@ -219,15 +219,19 @@ class CosineVerifier(PooledReward, name="cosine-verifier"):
 
 
 class VerdictReward(Reward, name="verdict"):
-    """For training a judge: 1 when its verdict is the record's label, less a price when it gives none.
+    """For training a judge: 1 when its verdict is the record's label, a little more when it asked a tool, less when it says nothing.
 
-    The verdict is the last "Correct" or "Incorrect" of the response.
+    The verdict is the last "Correct" or "Incorrect" of the response; of a dialogue with tools, of its last turn. A tool counts when a
+    call of it did not fail and the verdict is right, so that calls for their own sake earn nothing.
 
-    Source: CoSineVerifier (2025, arXiv 2512.01224), second stage of training; the price is this package's proposal.
+    Source: CoSineVerifier (2025, arXiv 2512.01224), second stage of training; price and bonus are this package's proposal.
     """
 
     field: str = Field("label", description="column that holds the label: Correct or Incorrect, or true or false")
     price: float = Field(0.5, ge=0, description="taken from a response without a verdict")
+    tool_bonus: float = Field(
+        0.1, ge=0, description="added to a right verdict that follows a call of a tool that did not fail"
+    )
 
     def __call__(self, samples: Samples) -> torch.Tensor:
         return torch.tensor([self._one(row) for row in samples.rows], dtype=torch.float32)
@@ -238,7 +242,15 @@ class VerdictReward(Reward, name="verdict"):
         if wanted is None:
             raise ValueError(f"reward {self.part_name}: the label {label!r:.40} is neither Correct nor Incorrect")
         said = judging.verdict(row["response"])
-        return -self.price if said is None else float(said == wanted)
+        if said is None:
+            return -self.price
+        return (1 + self.tool_bonus * _asked_a_tool(row)) if said == wanted else 0.0
+
+
+def _asked_a_tool(row: dict[str, Any]) -> bool:
+    """Whether a tool has answered in the dialogue, and not with an error."""
+    turns = row.get("response_turns") or []
+    return any(turn["role"] == "tool" and not str(turn["content"]).startswith("error:") for turn in turns)
 
 
 def _messages(text: str) -> Prompt:

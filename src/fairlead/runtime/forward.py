@@ -22,6 +22,7 @@ from fairlead import functional
 from fairlead.batch import NOT_YET, Batch, Sequences, row_tokens
 from fairlead.models import adapter_off, backbone, head_of, plain_model
 from fairlead.models.families import anatomy, language_logits
+from fairlead.models.shapes import recurring
 from fairlead.runtime.ragged import RaggedRows, knows_ragged_rows
 
 __all__ = ["Outputs", "forward"]
@@ -163,14 +164,16 @@ class _Ragged:
 
     def __init__(self, model: Any, rows: RaggedRows, tokens: Tensor, mask: Tensor, needs: Collection[str]) -> None:
         self.model, self.rows, self.tokens, self.mask = model, rows, tokens, mask
-        self.before = rows.before[mask] if set(needs) - {"scores"} else rows.before.new_zeros(0)
-        """Places that score tokens."""
+        before = rows.before[mask] if set(needs) - {"scores"} else rows.before.new_zeros(0)
+        self.filler = recurring(len(before)) - len(before) if rows.attention.rounded else 0
+        self.before = torch.cat((before, before[-1:].expand(self.filler)))
+        """Places that score tokens; the last comes again as often as there is filler."""
         self.places = torch.cat((self.before, rows.last)) if "scores" in needs else self.before
         self.hidden: Tensor | None = None
 
     def logits(self) -> tuple[Tensor, Tensor]:
         """As in `_Reading`."""
-        tokens = self.tokens[self.mask][None]
+        tokens = F.pad(self.tokens[self.mask], (0, self.filler))[None]
         if anatomy(backbone(self.model)) is not None:
             return language_logits(plain_model(self.model), self._hidden()[: len(self.before)])[None], tokens
         with _overheard(self.model) as heard:
@@ -179,7 +182,7 @@ class _Ragged:
         return logits, tokens
 
     def spread(self, found: Tensor) -> Tensor:
-        """As in `_Reading`."""
+        """As in `_Reading`; filler at the end of `found` is left over."""
         return torch.zeros(self.mask.shape, dtype=found.dtype, device=found.device).masked_scatter(self.mask, found)
 
     def values(self) -> Tensor:

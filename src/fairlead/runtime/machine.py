@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from pathlib import Path
 
 import torch
 
-__all__ = ["cpu_flags", "fast_bfloat16", "hardware_precisions", "processor", "usable_cores"]
+__all__ = ["cpu_flags", "fast_bfloat16", "hardware_precisions", "has_amx", "processor", "usable_cores"]
 
 
 def processor() -> str:
@@ -47,6 +48,12 @@ def fast_bfloat16() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
+
+
+@cache
+def has_amx() -> bool:
+    """Whether the processor multiplies bfloat16 matrices by tiles (Intel AMX)."""
+    return "amx_bf16" in cpu_flags()
 
 
 def hardware_precisions() -> tuple[str, ...]:

@@ -6,7 +6,8 @@ Does not know: models, batches.
 A training step frees and asks for the same large buffers again and again. By default glibc maps and unmaps them each time, and
 every page is then zeroed anew by the kernel: some 100,000 page faults a step for a small model. oneDNN keeps the kernels of the
 last 1,024 shapes, and so does torch's layer above it, which bfloat16 goes through; rows without padding have another shape in every
-micro-batch, so that kernels of shapes which never come again fill both. What a step uses in all its layers is far fewer.
+micro-batch, so that kernels of shapes which never come again fill both. What a step uses in all its layers is far fewer. With AMX more are
+kept, since shapes are made to recur there (`fairlead.models.shapes`) and a kernel is expensive.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fairlead.runtime.machine import has_amx
+
 __all__ = ["give_back_freed_memory", "peak_memory", "set_up_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_KERNELS = "192"
+_KERNELS, _KERNELS_WITH_AMX = "192", "512"
 _KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
@@ -31,7 +34,7 @@ def set_up_memory() -> bool:
     A number of kernels that stands in ONEDNN_PRIMITIVE_CACHE_CAPACITY or LRU_CACHE_CAPACITY is left as it is.
     """
     for variable in _KERNEL_CACHES:
-        os.environ.setdefault(variable, _KERNELS)
+        os.environ.setdefault(variable, _KERNELS_WITH_AMX if has_amx() else _KERNELS)
     library = _glibc()
     if library is None:
         return False

@@ -20,6 +20,7 @@ from fairlead.models import backbone, plain_model
 from fairlead.models.attention import ATTENTION, Ragged, Span, ragged_attention
 from fairlead.models.families import anatomy
 from fairlead.models.reader import read_ragged
+from fairlead.runtime.machine import has_amx
 
 __all__ = ["RaggedRows", "knows_ragged_rows"]
 
@@ -69,10 +70,11 @@ class RaggedRows:
                 end = prompt[0] + prompt[1] - 1
                 before[row][there[row]] = np.concatenate(([end], np.arange(span[0], span[0] + span[1])))[:-1]
                 last[row] = span[0] + span[1] - 1 if span[1] else end
+        attention = Ragged(rows, device, _shapes_should_recur(device))
         return cls(
-            torch.from_numpy(np.concatenate(pieces))[None].to(device),
-            torch.from_numpy(np.concatenate(positions))[None].to(device),
-            Ragged(rows, device),
+            _sequence(np.concatenate(pieces), attention),
+            _sequence(np.concatenate(positions), attention),
+            attention,
             torch.from_numpy(before).to(device),
             torch.from_numpy(last).to(device),
         )
@@ -92,10 +94,11 @@ class RaggedRows:
         place[there] = np.arange(there.sum())
         ends = np.where(there, place, 0).max(1)
         positions = np.arange(there.sum()) - np.repeat(starts, lengths)
+        attention = Ragged([(span, (span,)) for span in spans], device, _shapes_should_recur(device))
         return cls(
-            torch.from_numpy(words[there])[None].to(device),
-            torch.from_numpy(positions)[None].to(device),
-            Ragged([(span, (span,)) for span in spans], device),
+            _sequence(words[there], attention),
+            _sequence(positions, attention),
+            attention,
             torch.from_numpy(np.maximum(place - 1, 0)).to(device),
             torch.from_numpy(ends).to(device),
         )
@@ -115,6 +118,18 @@ class RaggedRows:
             return network(
                 input_ids=self.ids, attention_mask=nothing, position_ids=self.positions, use_cache=False, **others
             )
+
+
+def _shapes_should_recur(device: torch.device) -> bool:
+    """Whether a product of a new shape costs more than rounding it up: bfloat16 by AMX."""
+    if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return False
+    return torch.get_autocast_dtype("cpu") == torch.bfloat16 and has_amx()
+
+
+def _sequence(values: Any, attention: Ragged) -> Tensor:
+    """[1, N] of the values of all tokens, and zeros for the filler behind them."""
+    return torch.from_numpy(np.pad(values, (0, attention.filler)))[None].to(attention.device)
 
 
 def knows_ragged_rows(model: Any) -> bool:

@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 
 from fairlead.checks.calculator import calculate
 
-__all__ = ["PAIR_KINDS", "AnswerPair", "answer_pairs", "questions", "save_questions", "with_calculator"]
+__all__ = [
+    "PAIR_KINDS",
+    "AnswerPair",
+    "answer_pairs",
+    "claim",
+    "judged_with_calculator",
+    "questions",
+    "save_questions",
+    "with_calculator",
+]
 
 
 # -- questions -----------------------------------------------------------------------------------------------------------
@@ -44,14 +53,45 @@ def save_questions(folder: Path) -> None:
 
 def with_calculator(record: dict[str, Any]) -> dict[str, Any]:
     """A sum or a half whose demonstration asks a calculator first, in brackets: `[calc(15 + 17)]`."""
-    question = record["prompt"][-1]["content"]
-    numbers = re.findall(r"\d+", question)
-    expression = f"{numbers[0]} + {numbers[1]}" if record["kind"] == "sum" else f"{numbers[0]} / 2"
+    expression = _expression(record)
     found = calculate(expression)
+    return _demonstration(record, expression, f"It is \\boxed{{{found}}}.")
+
+
+def claim(record: dict[str, Any]) -> dict[str, Any]:
+    """A sum or a half as the task of a judge: the question with somebody's answer, and the `label`, whether it is right.
+
+    The question decides which answer is shown: every other one, or so, is wrong by 1 to 9.
+    """
+    question = record["prompt"][-1]["content"]
+    right = calculate(_expression(record))
+    rng = random.Random(question)
+    wrong = calculate(f"{right} + {rng.randint(1, 9)}")
+    label = rng.random() < 0.5
+    shown = right if label else wrong
+    task = f"{question} Somebody says {shown}. Is that right?"
+    return {"kind": record["kind"], "prompt": [{"role": "user", "content": task}], "shown": shown, "label": label}
+
+
+def judged_with_calculator(record: dict[str, Any]) -> dict[str, Any]:
+    """The claim about a sum or a half, with a demonstration: what is the difference? Correct, if it is 0."""
+    task = claim(record)
+    difference = f"{_expression(record)} - {task['shown']}"
+    return _demonstration(task, difference, "Correct" if task["label"] else "Incorrect")
+
+
+def _expression(record: dict[str, Any]) -> str:
+    """What the calculator is asked for a sum or a half."""
+    numbers = re.findall(r"\d+", record["prompt"][-1]["content"])
+    return f"{numbers[0]} + {numbers[1]}" if record["kind"] == "sum" else f"{numbers[0]} / 2"
+
+
+def _demonstration(record: dict[str, Any], expression: str, answer: str) -> dict[str, Any]:
+    """A dialogue with one call in brackets, behind the record's prompt."""
     said = [
         {"role": "assistant", "content": f"[calc({expression})]"},
-        {"role": "tool", "content": found},
-        {"role": "assistant", "content": f"It is \\boxed{{{found}}}."},
+        {"role": "tool", "content": calculate(expression)},
+        {"role": "assistant", "content": answer},
     ]
     others = {name: value for name, value in record.items() if name not in ("prompt", "response")}
     return {**others, "messages": [*record["prompt"], *said]}
