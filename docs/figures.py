@@ -59,7 +59,8 @@ def _how_long(kind: str, run: dict[str, Any]) -> str:
     threads = run["machine"]["runtime"]["threads"]
     cores = "one core" if threads == 1 else f"{threads or run['machine']['cpu_count']} cores"
     repeated = f"; mean of {_seeds(run)}" if len(run["seeds"]) > 1 else ""
-    return f"{cores} of a processor {kind}: {sum(seconds.values()) / 60:.1f} minutes ({parts}{repeated})"
+    device = run["machine"]["device"]
+    return f"{cores} of a processor {kind} ({device}): {sum(seconds.values()) / 60:.1f} minutes ({parts}{repeated})"
 
 
 def quickstart() -> str:
@@ -139,7 +140,7 @@ def recipes() -> str:
     page = json.loads((RUNS / "recipes.json").read_text(encoding="utf-8"))
     machine = page["runs"][0]["machine"]
     lines = [
-        f"{machine['device']}, one core, {machine['runtime']['precision']}.",
+        f"{machine['device']}, one core, {machine['runtime']['precision']}; other work ran beside some of them.",
         "",
         "| recipe | minutes | judged | before | after | after is better | KL, nats a response |",
         "|---|---:|---|---:|---:|---:|---:|",
