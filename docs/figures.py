@@ -281,6 +281,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "versus-trl": partial(versus_trl, "versus-trl"),
     "versus-trl-two-threads": partial(versus_trl, "versus-trl-two-threads"),
     "versus-trl-amx": partial(versus_trl, "versus-trl-amx"),
+    "versus-trl-amx-after": partial(versus_trl, "versus-trl-amx-after"),
     "scaling": scaling,
     "trunk": trunk,
 }

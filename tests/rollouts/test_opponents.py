@@ -12,17 +12,11 @@ from fairlead.data import PromptRecord, prompts_batch
 from fairlead.generation import Sampling
 from fairlead.models import LoraSpec, ModelSpec
 from fairlead.rollouts import AgainstOpponent, AveragedPolicy, MixedPolicy, PastPolicy, SampleRollout
-from fairlead.runtime import GroupSpec, LocalGroup, Mixture
+from fairlead.runtime import LocalGroup, Mixture
+from tiny_groups import House
 from tiny_models import save_tiny_model
 
 SAMPLING = Sampling(maximum_tokens=6)
-
-
-class House:
-    """Opens groups as a run does."""
-
-    def open(self, role: str, model: ModelSpec, kind: Any = "causal") -> LocalGroup:
-        return LocalGroup(GroupSpec(role=role, model=model, kind=kind))
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,12 @@ from pydantic import ValidationError
 from fairlead.data import PromptRecord, prompts_batch
 from fairlead.models import ModelSpec
 from fairlead.rollouts import FixedPolicy, SampleRollout, SeveralSamplers
-from fairlead.runtime import GroupSpec, LocalGroup
+from fairlead.runtime import LocalGroup
+from tiny_groups import House
 from tiny_models import save_tiny_model
 
 PLAIN = {"maximum_tokens": 6}
 WIDE = {"maximum_tokens": 8, "temperature": 1.5}
-
-
-class House:
-    """Opens groups as a run does."""
-
-    def open(self, role: str, model: ModelSpec, kind: Any = "causal") -> LocalGroup:
-        return LocalGroup(GroupSpec(role=role, model=model, kind=kind))
 
 
 @pytest.fixture(scope="module")
