@@ -41,6 +41,7 @@ class Counting(Stage, name="counting"):
     steps: int = Field(6, ge=1, description="numbers to add")
     fail_file: str | None = Field(None, description="fail at step 3 while this file exists")
     stop_file: str | None = Field(None, description="ask to stop at step 3 while this file exists, and take it away")
+    after: str | None = Field(None, description="an earlier stage, `stage:ID`, that it stands on")
     pause: float = Field(0.0, ge=0, description="seconds that a step takes")
 
     def run(self, run: StageRun) -> dict[str, Any]:

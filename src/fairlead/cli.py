@@ -75,11 +75,17 @@ def run(
     resume: Annotated[
         Path | None, typer.Option(help="Continue the run in this directory; alone, without a recipe.")
     ] = None,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take stages that the run in this directory has finished, and that are the same, from there."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only the end.")] = False,
 ) -> None:
     """Run a recipe, or continue a run."""
     if resume is not None:
-        if recipe is not None or out is not None or seed is not None or seeds is not None:
+        if any(option is not None for option in (recipe, out, seed, seeds, reuse)):
             raise _mistake("--resume stands alone: the run directory holds its recipe, its seed and its overrides")
         _run(resume, None, [], quiet)
         return
@@ -87,7 +93,7 @@ def run(
         raise _mistake("which recipe? See `fairlead recipes`, or continue a run with --resume DIR")
     changes = list(overrides or [])
     if seeds is None:
-        _run(out, recipe, changes + ([] if seed is None else [f"seed={seed}"]), quiet)
+        _run(out, recipe, changes + ([] if seed is None else [f"seed={seed}"]), quiet, reuse=reuse)
         return
     if seed is not None:
         raise _mistake("give --seed or --seeds, not both")
@@ -95,13 +101,20 @@ def run(
         raise _mistake(f"--seeds is a list of whole numbers such as 0,1,2 (got {seeds!r})")
     directories = []
     for number in dict.fromkeys(seeds.split(",")):
-        place = None if out is None else out.with_name(f"{out.name}-s{number}")
-        directories.append(_run(place, recipe, [*changes, f"seed={number}"], quiet, suffix=f"-s{number}"))
+        place, other = (None if path is None else path.with_name(f"{path.name}-s{number}") for path in (out, reuse))
+        directories.append(_run(place, recipe, [*changes, f"seed={number}"], quiet, f"-s{number}", other))
     if len(directories) > 1:
         compare(directories)
 
 
-def _run(out: Path | None, recipe: str | None, changes: list[str], quiet: bool, suffix: str = "") -> Path:
+def _run(
+    out: Path | None,
+    recipe: str | None,
+    changes: list[str],
+    quiet: bool,
+    suffix: str = "",
+    reuse: Path | None = None,
+) -> Path:
     """Run `recipe` with `changes` in `out` (or a new directory), or continue what is in `out` when there is no recipe."""
     directory = out
     with _errors():
@@ -119,7 +132,7 @@ def _run(out: Path | None, recipe: str | None, changes: list[str], quiet: bool, 
                 resolved = load_recipe(recipe, changes)
                 resolved.name += suffix
                 directory = directory or new_directory(RUNS, resolved.name)
-                execute(resolved, directory, quiet=quiet, report=write_report)
+                execute(resolved, directory, quiet=quiet, report=write_report, reuse=reuse)
         except KeyboardInterrupt:
             if directory is not None:
                 _console(stderr=True).print(f"stopped; continue with: fairlead run --resume {directory}", markup=False)

@@ -68,6 +68,12 @@ def test_run_with_several_seeds_compares_them(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "counts-s1" / "report.html").exists()
 
 
+def test_run_takes_stages_of_another_run_seed_by_seed(tmp_path: Path) -> None:
+    ask("run", write_recipe(tmp_path), "--seeds", "0,3", "--out", "runs/x", "--quiet")
+    out = ask("run", write_recipe(tmp_path, steps=3), "--seeds", "0,3", "--out", "runs/y", "--reuse", "runs/x").stdout
+    assert "taken over from runs/x-s0: second" in out and "taken over from runs/x-s3: second" in out
+
+
 def test_an_interrupted_run_says_how_to_continue_and_does(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, stop_file=str(tmp_path / "stop"))
     (tmp_path / "stop").touch()
@@ -92,7 +98,9 @@ def test_an_unexpected_error_keeps_its_traceback(tmp_path: Path) -> None:
         (["run", "quickstart", "trackers=[mlflow]"], "unknown tracker 'mlflow'"),
         (["run", "quickstart", "--resume", "x"], "--resume stands alone"),
         (["run", "--resume", "x", "--seed", "1"], "--resume stands alone"),
+        (["run", "--resume", "x", "--reuse", "y"], "--resume stands alone"),
         (["run", "--resume", "x"], "x holds no run"),
+        (["run", "quickstart", "--reuse", "y"], "y holds no run whose stages could be taken over"),
         (["run", "quickstart", "--seed", "1", "--seeds", "1,2"], "not both"),
         (["run", "quickstart", "--seeds", "a,b"], "whole numbers"),
         (["run", "quickstart", "--seed", "-1"], "seed: "),

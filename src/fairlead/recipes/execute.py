@@ -17,6 +17,7 @@ import transformers
 
 import fairlead
 from fairlead.recipes.load import RecipeError, dump_recipe, load_recipe
+from fairlead.recipes.reuse import take_over
 from fairlead.recipes.schema import Recipe
 from fairlead.runs import Interrupted, Run, RunError, StageRun, read_json, write_json, write_text
 from fairlead.runtime.machine import processor, usable_cores
@@ -33,9 +34,16 @@ def new_directory(root: Path, name: str) -> Path:
 
 
 def execute(
-    recipe: Recipe, directory: Path, *, quiet: bool = False, report: Callable[[Path], Any] | None = None
+    recipe: Recipe,
+    directory: Path,
+    *,
+    quiet: bool = False,
+    report: Callable[[Path], Any] | None = None,
+    reuse: Path | None = None,
 ) -> Run:
     """Run every stage that is not finished yet; `report` is called with the directory at the end.
+
+    Stages that the run in `reuse` has finished, and that this recipe has too, are taken from there.
 
     Raises RunError when the directory holds another recipe, Interrupted when asked to stop.
     """
@@ -45,10 +53,17 @@ def execute(
     _make(directory)
     if file.exists() and not _same_recipe(file, text):
         raise RunError(f"{directory} holds a run of another recipe; choose a new directory, or continue with --resume")
+    taken: list[str] = []
     if not file.exists():
+        # Before the recipe is there: a directory without one holds no run, so a copy that was cut short is never continued.
+        taken = taken if reuse is None else take_over(recipe, directory, reuse)
         write_text(file, text)
+    elif reuse is not None:
+        raise RunError(f"{directory} holds a run already; stages are taken over at its beginning only")
     about_file = directory / "run.json"
     about = read_json(about_file) if about_file.exists() else _about(recipe)
+    if taken:
+        about |= {"reused": {"run": str(reuse), "stages": taken}}
     write_json(about_file, about)
     run = Run(
         directory,
@@ -61,6 +76,8 @@ def execute(
         stages=recipe.stages,
         quiet=quiet,
     )
+    if reuse is not None:
+        run.console.note(f"taken over from {reuse}: {', '.join(taken) or 'no stage, since none is the same'}")
     try:
         for identifier, stage in recipe.stages.items():
             if not (ahead := StageRun(run, identifier, stage.part_name)).result_file.exists():

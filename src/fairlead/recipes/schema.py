@@ -15,7 +15,7 @@ from fairlead.parts import nearest
 from fairlead.runtime import RuntimeSpec
 from fairlead.stages import Stage
 
-__all__ = ["DataSpec", "Recipe"]
+__all__ = ["DataSpec", "Recipe", "stage_references"]
 
 
 class DataSpec(BaseModel):
@@ -74,17 +74,17 @@ class Recipe(BaseModel):
         """`stage:ID` must name an earlier stage; better said now than after an hour."""
         earlier: list[str] = []
         for identifier, stage in self.stages.items():
-            for path, name in _stage_references(stage.model_dump(), f"stages.{identifier}"):
+            for path, name in stage_references(stage.model_dump(), f"stages.{identifier}"):
                 if name not in earlier:
                     raise ValueError(f"{path}: 'stage:{name}' names no earlier stage; {nearest(name, earlier)}")
             earlier.append(identifier)
         return self
 
 
-def _stage_references(value: Any, path: str) -> Iterator[tuple[str, str]]:
+def stage_references(value: Any, path: str) -> Iterator[tuple[str, str]]:
     """Path and identifier of every `stage:ID` in a tree."""
     if isinstance(value, str) and value.startswith("stage:"):
         yield path, value.removeprefix("stage:")
     elif isinstance(value, dict | list):
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _stage_references(child, f"{path}.{key}")
+            yield from stage_references(child, f"{path}.{key}")

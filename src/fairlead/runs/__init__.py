@@ -1,7 +1,7 @@
 """Runs: directories, checkpoints, metrics, and what a person sees meanwhile."""
 
-from fairlead.runs.files import RunError, read_json, write_json, write_text
-from fairlead.runs.metrics import read_json_lines
+from fairlead.runs.files import RunError, atomic_folder, read_json, write_json, write_text
+from fairlead.runs.metrics import append_json_lines, read_json_lines
 from fairlead.runs.run import Interrupted, Run, StageRun, Stateful
 
 __all__ = [
@@ -10,6 +10,8 @@ __all__ = [
     "RunError",
     "StageRun",
     "Stateful",
+    "append_json_lines",
+    "atomic_folder",
     "read_json",
     "read_json_lines",
     "write_json",

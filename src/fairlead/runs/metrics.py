@@ -14,7 +14,7 @@ from typing import Any
 
 from fairlead.runs.files import RunError, on_disk
 
-__all__ = ["JsonLines", "MetricSinks", "read_json_lines"]
+__all__ = ["JsonLines", "MetricSinks", "append_json_lines", "read_json_lines"]
 
 TRACKERS = ("wandb", "trackio")
 
@@ -65,6 +65,14 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
                 break
             raise RunError(f"{path}:{number} is not JSON; the file is damaged") from None
     return records
+
+
+def append_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """Append records to a file that nobody has open."""
+    log = JsonLines(path)
+    for record in records:
+        log.write(record)
+    log.close()
 
 
 class MetricSinks:

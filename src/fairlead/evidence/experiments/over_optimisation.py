@@ -61,8 +61,8 @@ class OverOptimisation(Experiment, name="over-optimisation"):
         "while the KL reached 140 nats and every response the longest length: it followed the policy into nonsense, so it could "
         "not show what was lost (the recipe over-optimisation has that judge still, and shows this). In this form the true "
         "reward cannot be fooled. Without a stabiliser it rose for 25 rollouts and fell from there on (seed 0, whose course was "
-        "looked at); SAFE held it at the same level at four times the KL of the two with a KL penalty. Only these last "
-        "sentences were written after the figures. The shipped model has changed since: these are of the one at the revision of this page."
+        "looked at); SAFE held it at the same level at four times the KL of the two with a KL penalty. These last sentences were written "
+        "after the figures of the first page, which were of an earlier shipped model; nothing was changed for the second."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
