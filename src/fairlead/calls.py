@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["apply", "call", "invoke"]
+__all__ = ["apply", "call", "invoke", "load", "module_of"]
 
 
 def apply(path: str, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -40,6 +42,20 @@ def call(path: str, row: dict[str, Any], arguments: dict[str, Any]) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{path} returned {value}")
     return value
+
+
+def module_of(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
+    """The module that a worker must import before it can call; for the functions of this file that of the path."""
+    if function.__module__ == __name__:
+        return str(arguments[0]).partition(":")[0]
+    return function.__module__
+
+
+def load(module: str) -> float:
+    """Import a module; returns the seconds that it took."""
+    started = time.perf_counter()
+    importlib.import_module(module)
+    return time.perf_counter() - started
 
 
 def _function(path: str) -> Any:

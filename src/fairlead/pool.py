@@ -14,7 +14,11 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from fairlead.calls import load, module_of
+
 __all__ = ["Failure", "Pool", "wait"]
+
+_LONGEST_IMPORT = 600.0
 
 
 class Failure(NamedTuple):
@@ -51,19 +55,30 @@ class Pool:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         self._processes = ProcessPool(max_workers=workers, context=multiprocessing.get_context(method))
         self._key, self._users = key, 0
+        self._imports: dict[str, float] = {}
 
     def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout: float) -> Any:
         """A future of `function(*arguments)`, whose process is killed after `timeout` seconds of work.
 
+        A process that begins anew imports the function's module first, so it is given twice as long more as that was seen to take.
+
         Raises RuntimeError when the pool has broken down.
         """
         try:
-            return self._processes.schedule(function, args=arguments, timeout=timeout)
+            module = module_of(function, arguments)
+            if module not in self._imports:
+                self._imports[module] = self._import(module)
+            return self._processes.schedule(function, args=arguments, timeout=timeout + 2 * self._imports[module])
         except RuntimeError as error:
             raise RuntimeError(
                 f"the worker processes of rewards and tools have broken down ({error}). They import the program that started the "
                 'run: if that is a script, what it does must stand below `if __name__ == "__main__":`'
             ) from error
+
+    def _import(self, module: str) -> float:
+        """The seconds that a worker needs to import a module; one that cannot be imported fails again when it is called."""
+        found = wait(self._processes.schedule(load, args=(module,), timeout=_LONGEST_IMPORT), _LONGEST_IMPORT)
+        return 0.0 if isinstance(found, Failure) else float(found)
 
     def leave(self) -> None:
         """One part less."""

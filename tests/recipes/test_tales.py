@@ -39,6 +39,17 @@ def test_what_belongs_together_is_drawn_together() -> None:
     assert len({animal for animal, _ in eats}) == len(eats) > 10
 
 
+def test_a_frame_brings_draws_of_its_own() -> None:
+    frame = {
+        "id": "one",
+        "about": "a {job}",
+        "text": "{tool} {job}",
+        "draws": {"tool, job": ["saw, cut", "hammer, nail"]},
+    }
+    assert {story["text"] for story in told(frame)} == {"saw cut", "hammer nail"}
+    assert {dialogue["messages"][0]["content"][-4:] for dialogue in asked_for(frame)} >= {"cut.", "ail."}
+
+
 def test_people_keep_their_pronouns() -> None:
     assert {story for story in stories("{A} {he}") if story.startswith(("Tom", "Anna"))} == {"Tom he", "Anna she"}
 

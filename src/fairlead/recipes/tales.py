@@ -1,7 +1,8 @@
 """Stories told from frames: the same course of events with other people, things and words, each of which stays what it was.
 
 A frame is a record with an `id`, what it is `about`, and a `text` in which `[this|that]` is a choice of words and `{thing}` is drawn once
-for the whole story. What belongs together is drawn together: an animal and its food, a broken thing and what mends it.
+for the whole story. What belongs together is drawn together: an animal and its food, a broken thing and what mends it. A frame may
+bring `draws` of its own: `{"bait": ["worm", "crumb"], "tool, job": ["saw, cut", "hammer, nailed"]}`.
 
 Knows: frames, the words that fill them.
 Does not know: tokenizers, models.
@@ -158,15 +159,15 @@ _REQUESTS = (
 
 def told(frame: dict[str, Any]) -> list[dict[str, Any]]:
     """The stories of a frame, the same at every call."""
-    return [{"text": _tell(frame["text"], _cast(draw), draw)} for draw in _draws(frame, "told", TELLINGS)]
+    return [{"text": _tell(frame, _cast(draw, frame), draw)} for draw in _draws(frame, "told", TELLINGS)]
 
 
 def asked_for(frame: dict[str, Any]) -> list[dict[str, Any]]:
     """Dialogues: a story of the frame on request, the same at every call."""
     dialogues = []
     for draw in _draws(frame, "asked for", _ASKED_FOR):
-        cast = _cast(draw)
-        request, story = draw.choice(_REQUESTS).format(frame["about"]), _tell(frame["text"], cast, draw)
+        cast = _cast(draw, frame)
+        request, story = draw.choice(_REQUESTS).format(frame["about"]), _tell(frame, cast, draw)
         turns = {"user": _fill(request, cast), "assistant": story}
         dialogues.append({"messages": [{"role": role, "content": content} for role, content in turns.items()]})
     return dialogues
@@ -176,7 +177,7 @@ def _draws(frame: dict[str, Any], purpose: str, count: int) -> list[random.Rando
     return [random.Random(f"{frame['id']} {purpose} {number}") for number in range(count)]
 
 
-def _cast(draw: random.Random) -> dict[str, str]:
+def _cast(draw: random.Random, frame: dict[str, Any]) -> dict[str, str]:
     """A word for every name that a frame may use."""
     cast = {name: draw.choice(words) for name, words in _ONE_OF.items()}
     for names, words in _SEVERAL_OF.items():
@@ -196,12 +197,14 @@ def _cast(draw: random.Random) -> dict[str, str]:
     cast["skill"], cast["failed"] = draw.choice(_SKILLS)
     cast["warmthing"], cast["part"] = draw.choice(_WARM)
     cast["material"], cast["made"] = draw.choice(_MADE)
+    for names, options in frame.get("draws", {}).items():
+        cast.update(zip(names.split(", "), _fill(draw.choice(options), cast).split(", "), strict=True))
     return cast
 
 
-def _tell(text: str, cast: dict[str, str], draw: random.Random) -> str:
+def _tell(frame: dict[str, Any], cast: dict[str, str], draw: random.Random) -> str:
     """The frame's text with its choices made and its names filled in."""
-    return _fill(re.sub(r"\[([^\[\]]*)\]", lambda found: draw.choice(found[1].split("|")), text), cast)
+    return _fill(re.sub(r"\[([^\[\]]*)\]", lambda found: draw.choice(found[1].split("|")), frame["text"]), cast)
 
 
 def _fill(text: str, cast: dict[str, str]) -> str:
