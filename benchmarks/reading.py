@@ -1,7 +1,7 @@
 """What the fast ways of reading and sampling gain over transformers' own, on the shipped model: `python benchmarks/reading.py`.
 
 Three comparisons, each in float32, and in bfloat16 where the hardware has it: attention forwards and backwards by matrix products against torch's kernel; a
-training step on rows without padding, by the model's own `forward` and by its parts, against padded ones; tokens per second of the fast decoder against the plain one. The sides take
+training step on rows without padding, by the model's own `forward` and by its parts, against padded ones; tokens per second of the fast decoder against the plain one, and of prompts that samples share against copies of them. The sides take
 turns; figures are medians. Results go to benchmarks/results/reading.json.
 """
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from fairlead.batch import Experience, Prompts, row_table
 from fairlead.data import TextCodec
-from fairlead.generation import Sampling, generate
+from fairlead.generation import Sampling, generate, shared
 from fairlead.models import ModelSpec, load_model, load_tokenizer
 from fairlead.models import attention as ours
 from fairlead.objectives import PPOClip
@@ -35,6 +35,8 @@ MODEL = "fairlead:base"
 PRECISIONS = hardware_precisions()
 # rows, tokens of a row
 ATTENTION = ((64, 60), (32, 128), (16, 256), (8, 512))
+# prompts, tokens of a prompt
+PROMPTS = ((8, 32), (16, 128))
 # name → prompt tokens, longest response, samples of a prompt
 STEPS = {"64 different prompts, 20 + 40": (20, 40, 1), "8 prompts x 8 samples, 128 + 128": (128, 128, 8)}
 
@@ -109,27 +111,33 @@ def by_forward(step: Callable[[], Any]) -> None:
         step()
 
 
-def sampling(precision: str, rounds: int) -> dict[str, float]:
-    """Tokens per second: 8 prompts of 32 tokens, 8 samples each, 64 tokens."""
+def sampling(distinct: int, length: int, precision: str, rounds: int) -> dict[str, float]:
+    """Tokens per second: 8 samples of 64 tokens for each prompt; the fast decoder as it is, and with a copy of the prompt for each sample."""
     spec = ModelSpec(path=MODEL)
     model, codec = load_model(spec), TextCodec(load_tokenizer(spec))
-    ids = torch.randint(5, 4000, (8, 32), generator=torch.Generator().manual_seed(0)).repeat_interleave(8, 0)
+    rows = 8 * distinct
+    ids = torch.randint(5, 4000, (distinct, length), generator=torch.Generator().manual_seed(0)).repeat_interleave(8, 0)
     prompts = Prompts(
         prompt_ids=ids,
         prompt_mask=torch.ones_like(ids, dtype=torch.bool),
-        group=torch.arange(64) // 8,
-        seed=torch.arange(64),
-        rows=row_table([{"prompt": ""}] * 64),
-        batch_size=[64],
+        group=torch.arange(rows) // 8,
+        seed=torch.arange(rows),
+        rows=row_table([{"prompt": ""}] * rows),
+        batch_size=[rows],
     )
     wanted = Sampling(maximum_tokens=64, minimum_tokens=64)
 
-    def side(fast: bool) -> None:
-        with torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext():
+    def side(fast: bool, saved: int = shared.SAVED) -> None:
+        autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
+        with autocast, patch.object(shared, "SAVED", saved):
             generate(model, codec, prompts, wanted, fast=fast)
 
-    seconds = medians({"plain": lambda: side(False), "fast": lambda: side(True)}, rounds)
-    return {name: 64 * 64 / value for name, value in seconds.items()}
+    sides: dict[str, Callable[[], Any]] = {
+        "plain": partial(side, False),
+        "fast, copied prompts": partial(side, True, 1 << 60),
+        "fast": partial(side, True),
+    }
+    return {name: 64 * rows / seconds for name, seconds in medians(sides, rounds).items()}
 
 
 def main() -> None:
@@ -156,7 +164,9 @@ def main() -> None:
             found["attention, seconds"][name] = attention(rows, tokens, precision, arguments.rounds)
         for name, shape in STEPS.items():
             found["training step, seconds"][f"{precision}, {name}"] = training(shape, precision, arguments.rounds)
-        found["sampling, tokens per second"][precision] = sampling(precision, arguments.rounds)
+        for distinct, length in PROMPTS:
+            name = f"{precision}, {distinct} prompts of {length} tokens"
+            found["sampling, tokens per second"][name] = sampling(distinct, length, precision, arguments.rounds)
     text = json.dumps(found, indent=1)
     print(text)
     arguments.out.parent.mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairlead.generation import Sampling, generate
+from fairlead.generation import Sampling, generate, shared
 from fairlead.generation.decoders import fast_weights
 from fairlead.models import LoraSpec, ModelSpec, load_model
 from generation.test_engine import NO_END, Codec, assert_same, make_prompts, plain_logprobs
@@ -26,12 +26,16 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("saved", [0, shared.SAVED], ids=["shared", "copied"])
 @pytest.mark.parametrize("case", CASES)
-def test_same_samples_and_log_probabilities_as_the_plain_decoder(case: str) -> None:
+def test_same_samples_and_log_probabilities_as_the_plain_decoder(
+    case: str, saved: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "SAVED", saved)
     model = tiny_model(case.split("-")[0], **CASES[case])
     assert fast_weights(model) is not None
     # Past 32 and 64 columns, so that the cache grows; padded, shared and compacted.
-    prompts = make_prompts([20, 3, 31, 12], copies=2)
+    prompts = make_prompts([20, 3, 31, 12], copies=3)
     codec, sampling = Codec(tuple(range(2, 12))), Sampling(maximum_tokens=45)
     fast = generate(model, codec, prompts, sampling)
     assert len(set(fast.mask.sum(1).tolist())) > 3

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from fairlead.generation.cache import cache_argument, full_attention_only, growing_cache
+from fairlead.generation.shared import SharedPrompts, worth_sharing
 from fairlead.models.attention import ATTENTION
 from fairlead.models.families import Anatomy, Layer, Norm, anatomy, capped
 
@@ -247,9 +248,12 @@ class FastDecoder:
         self.keys: list[Tensor] = []
         """For each layer [n * key heads, columns, head width]: contiguous, as batched products want them."""
         self.values: list[Tensor] = []
-        self.hidden: Tensor | None = None
-        """[n, columns] bool, true at prompt padding; None without any."""
         self.used = 0
+        """Columns of them that are filled."""
+        self.prompts: SharedPrompts | None = None
+        """Prompts that several rows share; otherwise prompts are the first columns of the rows themselves."""
+        self.hidden: Tensor | None = None
+        """[n, prompt length] bool, true at prompt padding; None without any."""
 
     def prefill(self, ids: Tensor, mask: Tensor, positions: Tensor, spread: Tensor | None) -> Tensor:
         """As in `Decoder`."""
@@ -263,21 +267,22 @@ class FastDecoder:
             logits_to_keep=1,
             **{cache_argument(self.model): cache},
         ).logits[:, -1]
-        self.used = ids.shape[1]
-        columns = _columns(self.used)
-        self.keys = [self._take_over(layer.keys, columns, spread) for layer in cache.layers]
-        self.values = [self._take_over(layer.values, columns, spread) for layer in cache.layers]
+        keys, values = (
+            [getattr(layer, name).to(self.weights.dtype) for layer in cache.layers] for name in ("keys", "values")
+        )
         if spread is not None:
             logits, mask = logits[spread], mask[spread]
-        self.hidden = None if whole else F.pad(~mask, (0, columns - self.used))
+            if worth_sharing(keys[0], spread):
+                self.prompts = SharedPrompts(keys, values, spread)
+                keys, values = ([layer[:, :, :0] for layer in states] for states in (keys, values))
+            keys, values = ([layer.index_select(0, spread) for layer in states] for states in (keys, values))
+        self.used = keys[0].shape[2]
+        spare = _columns(self.used) - self.used
+        self.keys, self.values = (
+            [F.pad(x, (0, 0, 0, spare)).flatten(0, 1) for x in states] for states in (keys, values)
+        )
+        self.hidden = None if whole else ~mask
         return logits
-
-    def _take_over(self, states: Tensor, columns: int, spread: Tensor | None) -> Tensor:
-        """Keys or values [p, heads, P, width] as [n * heads, columns, width]."""
-        states = states.to(self.weights.dtype)
-        if spread is not None:
-            states = states.index_select(0, spread)
-        return F.pad(states, (0, 0, 0, columns - states.shape[2])).flatten(0, 1)
 
     def keep(self, rows: Tensor) -> None:
         """As in `Decoder`."""
@@ -286,6 +291,8 @@ class FastDecoder:
         for states in (self.keys, self.values):
             for i, old in enumerate(states):
                 states[i] = old.index_select(0, places)
+        if self.prompts is not None:
+            self.prompts.keep(rows)
         self.hidden = None if self.hidden is None else self.hidden[rows]
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -324,18 +331,24 @@ class FastDecoder:
         keys[:, here] = key.reshape(-1, body.head_width)
         values[:, here] = heads[:, body.heads + body.key_heads :].reshape(-1, body.head_width)
         grouped = (query * body.scale).to(w.dtype).reshape(rows * body.key_heads, -1, body.head_width)
-        scores = capped(torch.bmm(grouped, keys.transpose(1, 2)), body.attention_cap)
-        scores[..., self.used :] = float("-inf")
+        scores, shared = torch.bmm(grouped, keys.transpose(1, 2)), 0
+        if self.prompts is not None:
+            scores, shared = torch.cat([self.prompts.scores(index, grouped), scores], -1), self.prompts.length
+        scores = capped(scores, body.attention_cap)
+        scores[..., shared + self.used :] = float("-inf")
         if self.hidden is not None:
-            scores.view(rows, body.heads, -1).masked_fill_(self.hidden[:, None], float("-inf"))
+            at_prompt = scores.view(rows, body.heads, -1)[..., : self.hidden.shape[1]]
+            at_prompt.masked_fill_(self.hidden[:, None], float("-inf"))
         shares = scores.softmax(-1, dtype=torch.float32).to(w.dtype)
-        return layer.output(torch.bmm(shares, values).view(rows, -1))
+        mixed = torch.bmm(shares[..., shared:], values)
+        if self.prompts is not None:
+            mixed = mixed + self.prompts.mix(index, shares[..., :shared])
+        return layer.output(mixed.view(rows, -1))
 
     def _grow(self) -> None:
         for states in (self.keys, self.values):
             for i, old in enumerate(states):
                 states[i] = F.pad(old, (0, 0, 0, _COLUMNS))
-        self.hidden = None if self.hidden is None else F.pad(self.hidden, (0, _COLUMNS))
 
 
 def _columns(used: int) -> int:
