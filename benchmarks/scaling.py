@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib import pyplot
+from matplotlib import pyplot, rc_context
 
 from fairlead.bench import ROWS, Job, Row, Work, machine, measure_apart, write_model, write_prompts
 from fairlead.runs import write_json
@@ -64,7 +64,8 @@ def draw(page: dict[str, Any], file: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds")
         axis.grid(alpha=0.3, which="both")
     axes.flat[0].legend()
-    figure.savefig(file)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fairlead"}):
+        figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
 
 
