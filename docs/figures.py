@@ -253,7 +253,10 @@ def over_optimisation(page: dict[str, Any]) -> Figure:
                 course = courses[arm]
                 own = label if seed == 0 else None
                 axes.plot(course["kl/k1"], course[quantity], f"C{number}", alpha=0.8, lw=1.2, marker=".", label=own)
-        axes.set(title=title, xlabel="KL from the start, nats a response")
+        axes.set_xscale("function", functions=(lambda x: x.clip(0) ** 0.5, lambda x: x**2))  # Gao et al. draw over √KL
+        axes.set(
+            title=title, xlabel="KL from the start, nats a response", xlim=(0, None), xticks=(0, 1, 4, 10, 20, 40, 60)
+        )
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
     return figure
@@ -265,7 +268,7 @@ PICTURES: dict[str, Callable[[dict[str, Any]], Figure]] = {"over-optimisation": 
 
 def draw() -> None:
     """Write the pictures anew; they are not compared, since another matplotlib draws other files."""
-    matplotlib.rcParams["svg.hashsalt"] = "fairlead"
+    matplotlib.rcParams |= {"svg.hashsalt": "fairlead", "svg.fonttype": "none"}
     for name, picture in PICTURES.items():
         page = json.loads((ROOT / "evidence" / f"{name}.json").read_text(encoding="utf-8"))
         if "courses" in page:
