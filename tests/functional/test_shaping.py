@@ -33,3 +33,12 @@ def test_equal_scores_failures_and_groups_of_a_gate() -> None:
     passed, judged = torch.tensor([1.0, 1.0, 1.0, nan, 0.0, 1.0]), torch.tensor([5.0, 5.0, nan, 1.0, 9.0, 7.0])
     reward = functional.gated_reward(passed, judged, torch.tensor([0, 0, 0, 1, 1, 2]))
     torch.testing.assert_close(reward, torch.tensor([1.5, 1.5, nan, nan, 0.0, 1.5]), equal_nan=True)
+
+
+def test_what_is_flagged_falls_below_the_lowest() -> None:
+    """The sheet's batch minimum of 0.3 gives −9.7."""
+    score = torch.tensor([0.3, 2.0, 1.0, float("nan")])
+    shaped = functional.below_worst(score, torch.tensor([False, True, False, True]), 10.0)
+    torch.testing.assert_close(shaped, torch.tensor([0.3, -9.7, 1.0, float("nan")]), equal_nan=True)
+    nothing = torch.tensor([float("nan")])
+    assert functional.below_worst(nothing, torch.tensor([True]), 10.0).isnan().all()

@@ -10,7 +10,7 @@ import torch
 
 from fairlead.data import comparison, comparisons, responses_batch
 from fairlead.models import ModelSpec
-from fairlead.rewards import ModelOracle
+from fairlead.rewards import ModelOracle, QuestionReward
 from fairlead.runtime import GroupSpec, LocalGroup
 from tiny_models import save_tiny_model
 from tiny_runs import run_stages, write_records
@@ -91,3 +91,18 @@ def test_what_the_judge_is_asked(tmp_path: Path) -> None:
     batch = responses_batch([comparison("hi", "x", "yy")] * 2, ["A", "B"], group.codec)
     share = group.token_logprobs(batch).sum(1).softmax(0)[0]
     assert found.tolist() == pytest.approx([float(share)])
+
+
+def test_a_question_about_the_response(tmp_path: Path) -> None:
+    reward = QuestionReward(
+        model={"path": str(save_tiny_model(tmp_path))}, question="To {prompt}: is {response} right?"
+    )
+    reward.open(House(), "judge")
+    group = reward._group
+    assert group is not None
+    found = reward(samples_of(group, ["x", "yy"]))
+    asked = [[{"role": "user", "content": f"To hi: is {response} right?"}] for response in ("x", "yy") for _ in "ab"]
+    both = group.token_logprobs(responses_batch(asked, ["yes", "no"] * 2, group.codec)).sum(1).reshape(2, 2)
+    assert found.tolist() == pytest.approx(both.softmax(1)[:, 0].tolist())
+    with pytest.raises(ValueError, match="it needs 'answer', and a record has"):
+        QuestionReward(model="m", question="{answer}?")._question({"prompt": "hi", "response": "x"})

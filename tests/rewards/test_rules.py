@@ -9,7 +9,7 @@ import torch
 
 from fairlead.batch import Samples, row_table
 from fairlead.checks.texts import passes_check
-from fairlead.rewards import CheckReward, LengthReward, MustInclude, RepetitionPenalty, combine
+from fairlead.rewards import CheckReward, LengthReward, MixedScripts, MustInclude, RepetitionPenalty, combine
 
 
 def samples(*rows: dict[str, Any]) -> Samples:
@@ -103,3 +103,18 @@ def test_the_score_is_a_weighted_sum() -> None:
     assert combine(channels, parts | {"b": LengthReward(weight=0.0)}).tolist() == [2.0, 4.0]
     with pytest.raises(ValueError, match="nothing to learn from"):
         combine(channels, {"a": LengthReward(weight=0.0)})
+
+
+def test_letters_of_another_script() -> None:
+    batch = texts("plain", "café, naïve", "x² ≤ 3 · π", "так", "我 see", "42")
+    assert MixedScripts()(batch).tolist() == [0, 0, 1, 1, 1, 0]
+    assert MixedScripts(tolerated=1)(batch).tolist() == [0, 0, 0, 1, 0, 0]
+    assert MixedScripts(script="CYRILLIC")(batch).tolist() == [1, 1, 1, 0, 1, 0]
+
+
+def test_the_sheet_s_table_for_mathematics() -> None:
+    """Right and clean 1, right and mixed 0, wrong and clean 0, wrong and mixed −1."""
+    batch = texts("7", "семь 7", "8", "восемь")
+    right = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    rewards = {"right": CheckReward(), "mixed": MixedScripts(weight=-1.0)}
+    assert combine({"right": right, "mixed": rewards["mixed"](batch)}, rewards).tolist() == [1, 0, 0, -1]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from fairlead.generation import Sampling
@@ -23,10 +24,13 @@ from fairlead.rewards import (
     InstructionsReward,
     JsonReward,
     MathReward,
+    PatchReward,
     PooledReward,
     RegexReward,
+    Reward,
 )
 from fairlead.runtime import GroupSpec, LocalGroup
+from rewards.test_rules import samples as samples_of
 from tiny_models import save_tiny_model
 from tiny_runs import PROMPTS, logged, run_stages, write_records
 
@@ -201,3 +205,27 @@ def test_overlap_changes_no_number(collection: str, tmp_path: Path, monkeypatch:
 
 def test_functions_are_pooled_rewards() -> None:
     assert issubclass(FunctionReward, PooledReward)
+
+
+PATCH = "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-old\n+{}\n"
+
+
+def test_patches_in_the_sheet_s_precedence() -> None:
+    """Identical 1, no change 0, garbage −1, and a judge only for the rest."""
+
+    class Sure(Reward, name="test-sure"):
+        """Source: none."""
+
+        def __call__(self, samples: Any) -> torch.Tensor:
+            assert [row["response"] for row in samples.rows] == [PATCH.format("other")]
+            return torch.tensor([0.8])
+
+    responses = [PATCH.format("new"), PATCH.format("old"), "no patch", PATCH.format("other")]
+    samples = samples_of(*({"response": response, "patch": PATCH.format("new")} for response in responses))
+    for semantic, last in ((None, 0.85), (Sure(), 0.8)):
+        reward = PatchReward(semantic=semantic, workers=1)
+        reward.open(None, "patch")  # type: ignore[arg-type]
+        try:
+            assert reward(samples).tolist() == pytest.approx([1, 0, -1, last], abs=0.06)
+        finally:
+            reward.close()

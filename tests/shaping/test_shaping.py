@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from fairlead.batch import Experience
-from fairlead.shaping import Clip, Gated, MissingEnd, Normalise, Overlong
+from fairlead.shaping import BelowWorst, Clip, Gated, MissingEnd, Normalise, Overlong
 from tiny_batches import experience
 
 
@@ -101,3 +101,11 @@ def test_a_row_without_a_verdict_teaches_nothing() -> None:
     channels = TensorDict({"rule": torch.ones(2), "taste": torch.tensor([1.0, torch.nan])}, batch_size=[2])
     made = Gated(rule="rule", judge="taste")(scored(1, 1, group=[0, 0]).replace(channels=channels))
     assert made.score.tolist() == [1.5, 0.0] and made.weight.tolist() == [1.0, 0.0]
+
+
+def test_what_a_channel_speaks_against_falls_below_the_batch() -> None:
+    channels = TensorDict({"mixed": torch.tensor([0.0, 1.0, 0.0])}, batch_size=[3])
+    batch = scored(0.3, 2.0, 1.0, group=[0, 0, 1]).replace(channels=channels)
+    torch.testing.assert_close(BelowWorst(channel="mixed")(batch).score, torch.tensor([0.3, -9.7, 1.0]))
+    with pytest.raises(ValueError, match="shaping below-worst: there is no reward 'mixt'; did you mean 'mixed'"):
+        BelowWorst(channel="mixt")(batch)

@@ -91,7 +91,7 @@ from fairlead.functional.preference_games import (
 from fairlead.functional.preference_losses import bradley_terry, dpo, inpo, rebel
 from fairlead.functional.random import mix_seeds, uniform
 from fairlead.functional.sequences import edit_distance, embedding_similarity, rouge_l, suffix_overlap
-from fairlead.functional.shaping import gated_reward, overlong_penalty
+from fairlead.functional.shaping import below_worst, gated_reward, overlong_penalty
 from fairlead.functional.statistics import (
     area_under_curve,
     bootstrap_interval,
@@ -115,6 +115,7 @@ __all__ = [
     "aggregation_weights",
     "anchor_score",
     "area_under_curve",
+    "below_worst",
     "best_of_group",
     "best_of_n",
     "bootstrap_interval",

@@ -10,7 +10,22 @@ from torch import Tensor
 
 from fairlead.functional._checks import at_least_float32, require_positive
 
-__all__ = ["gated_reward", "overlong_penalty"]
+__all__ = ["below_worst", "gated_reward", "overlong_penalty"]
+
+
+def below_worst(score: Tensor, flagged: Tensor, margin: float) -> Tensor:
+    """The score, but where flagged the lowest score of the batch less a margin.
+
+    Source: Nemotron-Cascade (arXiv 2512.13607), answers that mix languages, with a margin of 10. Scores that are no finite numbers are
+    left out of the lowest, and stay.
+
+    Shapes: score [B], flagged [B] bool; returns [B].
+    """
+    score = at_least_float32(score)
+    finite = score[score.isfinite()]
+    if finite.numel() == 0:
+        return score
+    return torch.where(flagged & score.isfinite(), finite.min() - margin, score)
 
 
 def gated_reward(passed: Tensor, judged: Tensor, group: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from fairlead.rewards.base import Reward, combine
 from fairlead.rewards.cosine import CosineVerifier, VerdictReward
 from fairlead.rewards.function import FunctionReward
 from fairlead.rewards.judges import Judge, Judges
-from fairlead.rewards.model import ModelReward
+from fairlead.rewards.model import ModelReward, QuestionReward
+from fairlead.rewards.patches import PatchReward
 from fairlead.rewards.pooled import PooledReward
 from fairlead.rewards.preference import FunctionOracle, ModelOracle, Oracle, RewardOracle, WinRate
-from fairlead.rewards.rules import CheckReward, LengthReward, MustInclude, RepetitionPenalty
+from fairlead.rewards.rules import CheckReward, LengthReward, MixedScripts, MustInclude, RepetitionPenalty
 from fairlead.rewards.tasks import RewardByTask
 from fairlead.rewards.verify import (
     CodeTestsReward,
@@ -33,10 +34,12 @@ __all__ = [
     "Judges",
     "LengthReward",
     "MathReward",
+    "MixedScripts",
     "ModelOracle",
     "ModelReward",
     "MustInclude",
     "Oracle",
+    "PatchReward",
     "PooledReward",
     "RegexReward",
     "RepetitionPenalty",
@@ -45,5 +48,6 @@ __all__ = [
     "RewardOracle",
     "VerdictReward",
     "WinRate",
+    "QuestionReward",
     "combine",
 ]

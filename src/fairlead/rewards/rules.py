@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from fairlead.batch import Samples
 from fairlead.checks.texts import passes_check
 from fairlead.rewards.base import Reward
 
-__all__ = ["CheckReward", "LengthReward", "MustInclude", "RepetitionPenalty"]
+__all__ = ["CheckReward", "LengthReward", "MixedScripts", "MustInclude", "RepetitionPenalty"]
 
 
 class MustInclude(Reward, name="must-include"):
@@ -89,3 +90,27 @@ class CheckReward(Reward, name="check"):
             ],
             dtype=torch.float32,
         )
+
+
+class MixedScripts(Reward, name="mixed-scripts"):
+    """1 for a response with letters of another script than its own, 0 for any other: language mixing, seen without a dictionary.
+
+    With the weight −1 it is a price (mathematics: 1, 0 or −1); as one of `judges` it takes the whole reward (code); with the weight 0
+    and the shaping `below-worst` it puts a response below all others of the batch (chat). Two languages of one script are not told apart.
+
+    Source: the code-switching rules of Nemotron-Cascade (arXiv 2512.13607).
+    """
+
+    script: str = Field(
+        "LATIN", description="the script that belongs there, as Unicode names it: LATIN, CYRILLIC, CJK …"
+    )
+    tolerated: int = Field(0, ge=0, description="letters of other scripts that may stand there (a name, a symbol)")
+
+    def __call__(self, samples: Samples) -> Tensor:
+        return torch.tensor([self._foreign(row["response"]) > self.tolerated for row in samples.rows]).float()
+
+    def _foreign(self, text: str) -> int:
+        letters = (unicodedata.name(letter, "") for letter in text if letter.isalpha() and not letter.isascii())
+        foreign = sum(not name.startswith(self.script) for name in letters)
+        own_ascii = self.script == "LATIN"
+        return foreign + (0 if own_ascii else sum(letter.isascii() and letter.isalpha() for letter in text))

@@ -12,7 +12,7 @@ from fairlead.batch import Experience
 from fairlead.parts import nearest
 from fairlead.shaping.base import Shaping
 
-__all__ = ["Clip", "Gated", "MissingEnd", "Normalise", "Overlong"]
+__all__ = ["BelowWorst", "Clip", "Gated", "MissingEnd", "Normalise", "Overlong"]
 
 
 class Clip(Shaping, name="clip"):
@@ -67,16 +67,29 @@ class Gated(Shaping, name="gated"):
     judge: str = Field(description="the channel of the judge")
 
     def __call__(self, experience: Experience) -> Experience:
-        rule, judge = (self._channel(experience, name) for name in (self.rule, self.judge))
+        rule, judge = (_channel(self, experience, name) for name in (self.rule, self.judge))
         score = functional.gated_reward(rule, judge, experience.group)
         failed = score.isnan()  # a row without a verdict teaches nothing
         weight = torch.where(failed, 0.0, experience.weight)
         return experience.replace(score=score.nan_to_num(), weight=weight)
 
-    def _channel(self, experience: Experience, name: str) -> torch.Tensor:
-        if name not in experience.channels.keys():  # noqa: SIM118 - a TensorDict is no mapping
-            raise ValueError(f"shaping gated: there is no reward {name!r}; {nearest(name, experience.channels.keys())}")
-        return experience.channels[name]  # type: ignore[no-any-return]
+
+class BelowWorst(Shaping, name="below-worst"):
+    """Put a response that a channel speaks against below every other of the batch.
+
+    One such score widens the spread of its group, so that the others come out nearly alike there (group-relative credit divides by it).
+
+    Source: Nemotron-Cascade (arXiv 2512.13607): answers to English prompts that mix languages, in its stage of human feedback.
+    """
+
+    channel: str = Field(
+        description="the channel that speaks against a response where it is above 0, e.g. of `mixed-scripts`"
+    )
+    margin: float = Field(10.0, ge=0, description="below the lowest score of the batch")
+
+    def __call__(self, experience: Experience) -> Experience:
+        flagged = _channel(self, experience, self.channel) > 0
+        return experience.replace(score=functional.below_worst(experience.score, flagged, self.margin))
 
 
 class Overlong(Shaping, name="overlong"):
@@ -144,3 +157,11 @@ class Normalise(Shaping, name="normalise"):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._count, self._mean, self._squares = state["count"], state["mean"], state["squares"]
+
+
+def _channel(part: Shaping, experience: Experience, name: str) -> torch.Tensor:
+    if name not in experience.channels.keys():  # noqa: SIM118 - a TensorDict is no mapping
+        raise ValueError(
+            f"shaping {part.part_name}: there is no reward {name!r}; {nearest(name, experience.channels.keys())}"
+        )
+    return experience.channels[name]  # type: ignore[no-any-return]

@@ -44,6 +44,7 @@ from fairlead.stages.base import (
 from fairlead.stages.critics import Critic, Trunk
 from fairlead.stages.described import describe, texts
 from fairlead.stages.rehearsal import Rehearsal
+from fairlead.stages.revisiting import Revisit
 
 __all__ = ["Online"]
 
@@ -128,6 +129,10 @@ class Online(Stage, name="online"):
     stratified: bool = Field(
         False,
         description="every rollout holds the sources of prompts in their proportions, rather than the run as a whole",
+    )
+    revisit: Revisit | None = Field(
+        None,
+        description="prompts that all samples solved, or none did, come again only now and then; null: all come again",
     )
     epochs: int = Field(1, ge=1, description="passes over each rollout")
     minibatches: int = Field(1, ge=1, description="optimiser steps in each pass")
@@ -237,6 +242,8 @@ class Online(Stage, name="online"):
             report.sizes, self.batch_size, run.seed, weights=report.weights, stratified=self.stratified
         )
         run.keep("prompts", sampler)
+        if self.revisit is not None:
+            self.revisit.open(run, self.rewards)
         self.keep_parts(run)
         self.at_start(policy.codec)
         if self.rehearsal is not None:
@@ -273,7 +280,7 @@ class Online(Stage, name="online"):
             for name, alarm in alarms.items():
                 run.warn(step, name, alarm.title, alarm.what, alarm.remedy)
             if self.rollback is not None and self.rollback.wanted(alarms, len(run.rolled_back)):
-                run.roll_back(step, self.rollback.factor, going_on=["prompts"])
+                run.roll_back(step, self.rollback.factor, going_on=["prompts", "revisit"])
         return run.finish({"steps": self.steps}, policy)
 
     # -- one paragraph of the step each ---------------------------------------------------------------------------------
@@ -283,7 +290,10 @@ class Online(Stage, name="online"):
     ) -> Iterator[Prompts]:
         """One batch of prompts after another; groups are numbered through, and no two rows of a step have one seed."""
         for number in count():
-            chosen = [records[index] for index in sampler.next()]
+            if self.revisit is None:
+                chosen = [records[index] for index in sampler.next()]
+            else:
+                chosen = self.revisit.choose(records, sampler)
             offset = number * self.batch_size
             yield prompts_batch(chosen, policy.codec, seed, offset, maximum=longest, overlong="truncate_left")
 
@@ -302,7 +312,11 @@ class Online(Stage, name="online"):
                 draw = self._drawn(batches, models.rollouts, left, looking)
                 metrics |= {f"rollout/{name}": value for name, value in draw.metrics.items()}
             with run.phase("judge"):
-                experience = self._weigh(self._judge(run, draw, models, metrics))
+                experience = self._judge(run, draw, models, metrics)
+                if self.revisit is not None:
+                    self.revisit.note(experience)
+                    metrics["prompts_left_out"] = float(self.revisit.left_out)
+                experience = self._weigh(experience)
                 if looking:
                     metrics |= self._monitor(draw.samples)
             yield experience
