@@ -41,6 +41,7 @@ __all__ = [
     "Oracle",
     "PatchReward",
     "PooledReward",
+    "QuestionReward",
     "RegexReward",
     "RepetitionPenalty",
     "Reward",
@@ -48,6 +49,5 @@ __all__ = [
     "RewardOracle",
     "VerdictReward",
     "WinRate",
-    "QuestionReward",
     "combine",
 ]
