@@ -41,7 +41,7 @@ class DomainCascade(Experiment, name="nemotron-cascade"):
         f"advantages, AdamW at {_RATE:g} begun anew in each stage. The reward is the share of right tokens. After each stage every domain is judged "
         "on all its 25 tasks, 4 samples each, at temperature 1. forgotten: the largest over domains of the best value after any stage less the "
         "last; shortfall: 1 less the mean of the last values; moved: the norm of what the three stages changed of the weights as a share of that "
-        "of the weights."
+        "of the weights. shortfall_joint is that of reinforcement on all domains at once, with as many rollouts as the three stages have."
     )
     baseline: ClassVar[str] = (
         f"imitation of right answers, {_STEPS} steps of 32 a domain, AdamW at {_RATE:g}, in the same order"
@@ -64,12 +64,11 @@ class DomainCascade(Experiment, name="nemotron-cascade"):
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
-        ours, theirs = _chains(seed, folder)
-        return Measurement(ours, theirs)
+        return Measurement(*_chains(seed, folder))
 
 
-def _chains(seed: int, folder: Path) -> list[dict[str, float]]:
-    """Both cascades from one start."""
+def _chains(seed: int, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Both cascades from one start, and all domains at once beside the first."""
     world = Drills(seed=seed)
     made = {"start": (40, _RIGHT), "right": (1, 1.0), "judged": (4, 1.0)}
     data = {name: str(world.save_tasks(folder / f"{name}.jsonl", *how)) for name, how in made.items()}
@@ -88,14 +87,19 @@ def _chains(seed: int, folder: Path) -> list[dict[str, float]]:
             stages[f"{chain}-{domain}"] = make(world, f"stage:{names[-1]}", data["right"], domain)
             names.append(f"{chain}-{domain}")
         stages[f"judge-{chain}"] = _judge(world, names, data["judged"])
+    everything = {"prompts": data["right"], "steps": len(world.domains) * _STEPS}
+    stages["joint"] = _reinforce(world, "stage:warm", data["right"], world.domains[0]) | everything
+    stages["judge-joint"] = _judge(world, ["joint"], data["judged"])
     recipe = Recipe.model_validate({"seed": seed, "runtime": {"threads": 1}, "stages": stages})
     results = execute(recipe, folder / "run", quiet=True).results
     warm = _weights(folder, "warm")
-    return [
+    ours, theirs = (
         _figures(world, results[f"judge-{chain}"])
         | {"moved": float((_weights(folder, f"{chain}-{world.domains[-1]}") - warm).norm() / warm.norm())}
         for chain in chains
-    ]
+    )
+    joint = _table(world, results["judge-joint"])[-1]
+    return ours | {"shortfall_joint": 1 - fmean(joint)}, theirs
 
 
 def _weights(folder: Path, stage: str) -> Tensor:
@@ -146,10 +150,7 @@ def _judge(world: Drills, models: list[str], data: str) -> dict[str, Any]:
 
 def _figures(world: Drills, result: dict[str, Any]) -> dict[str, float]:
     """The table of stages and domains, what was forgotten, and what is missing at the end."""
-    table = [
-        [float(result["kinds"][domain]["channels"][model]["right"]["mean"]) for domain in world.domains]
-        for model in result["models"]
-    ]
+    table = _table(world, result)
     stages = ("warm", *world.domains)
     figures = {
         f"{domain}_after_{stage}": value
@@ -157,3 +158,11 @@ def _figures(world: Drills, result: dict[str, Any]) -> dict[str, float]:
         for domain, value in zip(world.domains, row, strict=True)
     }
     return {"forgotten": max(functional.forgetting(table)), "shortfall": 1 - fmean(table[-1])} | figures
+
+
+def _table(world: Drills, result: dict[str, Any]) -> list[list[float]]:
+    """A row for each model, a column for each domain: the mean share of right tokens."""
+    return [
+        [float(result["kinds"][domain]["channels"][model]["right"]["mean"]) for domain in world.domains]
+        for model in result["models"]
+    ]
