@@ -14,7 +14,7 @@ import pytest
 from fairlead.data import read
 
 ASSETS = Path(str(resources.files("fairlead"))) / "assets"
-FORMS = {"plain": ("prose", "dialogues"), "simple": ("stories", "dialogues")}
+FORMS = {"plain": ("prose", "dialogues"), "simple": ("stories", "dialogues", "twins")}
 SPLITS = ("train", "validation")
 FILES = [(corpus, form, split) for corpus, forms in FORMS.items() for form in forms for split in SPLITS]
 
