@@ -59,8 +59,10 @@ class DomainCascade(Experiment, name="nemotron-cascade"):
         "at most 0.05 of imitation. The paper begins where every domain is known in part, and changes little in many small steps (2e-6). This "
         "run begins from the 60%, longer imitated, at a third of the rate with twice as many steps, under the same rules. In it reinforcement "
         "forgot nothing and reached every domain, and the rule that it forgets less than imitation fails because imitation of right answers "
-        "forgot nothing either in two of three seeds. Only this sentence and the next were written after the figures. Reinforcement moved the "
-        "weights by two thirds of what imitation moved them, and a stage raised the domains that came later, too."
+        "forgot nothing either in two of three seeds. Only this sentence and the two that follow were written after the figures. Reinforcement moved the "
+        "weights by two thirds of what imitation moved them, and a stage raised the domains that came later, too. Reinforcement on all domains at once, "
+        "with as many rollouts, reached them just as well (shortfall 0.0019 against 0.0017), so the order costs nothing here and gains "
+        "nothing."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
