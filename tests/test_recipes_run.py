@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ def sources(value: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_a_shipped_recipe_runs(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "code" and sys.platform != "linux":
+        pytest.skip("isolation is Linux's")
     recipe = load_recipe(name)
     tree = recipe.model_dump(mode="json")
     for source in sources(tree):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fairlead.data import read
+from fairlead.recipes.tales import asked_for, talked
 
 ASSETS = Path(str(resources.files("fairlead"))) / "assets"
 FORMS = {"plain": ("prose", "dialogues"), "simple": ("stories", "dialogues", "twins")}
@@ -62,10 +63,14 @@ def test_nothing_of_the_starter_feedback() -> None:
             record = json.loads(line)
             prompts |= {words(turn["content"]) for turn in record["prompt"] if turn["role"] == "user"}
             responses |= {words(r["text"]) for r in record["responses"] if len(r["text"].split()) > 6}
-    for corpus, _, split in FILES:
-        for item in items(corpus, "dialogues", split):
-            for turn in item["messages"]:
-                assert words(turn["content"]) not in (prompts if turn["role"] == "user" else responses)
+    dialogues = [item for corpus, form, split in FILES if form == "dialogues" for item in items(corpus, form, split)]
+    for name, dialogues_of in (("frames", asked_for), ("talks", talked)):
+        for split in SPLITS:
+            for frame in items("simple", name, split):
+                dialogues += dialogues_of(frame)
+    for dialogue in dialogues:
+        for turn in dialogue["messages"]:
+            assert words(turn["content"]) not in (prompts if turn["role"] == "user" else responses)
 
 
 def test_recipes_can_read_it() -> None:

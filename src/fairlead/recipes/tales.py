@@ -1,8 +1,9 @@
-"""Stories told from frames: the same course of events with other people, things and words, each of which stays what it was.
+"""Stories and talks told from frames: the same course of events with other people, things and words, each of which stays what it was.
 
 A frame is a record with an `id`, what it is `about`, and a `text` in which `[this|that]` is a choice of words and `{thing}` is drawn once
-for the whole story. What belongs together is drawn together: an animal and its food, a broken thing and what mends it. A frame may
-bring `draws` of its own: `{"bait": ["worm", "crumb"], "tool, job": ["saw, cut", "hammer, nailed"]}`.
+for the whole story. `<get {tool}>` is an episode: one of those of its kind that ship with the project, in which it is {it}, and which may
+hold episodes again. The frame of a talk has `turns` instead of a text, of the user and the assistant one after the other. What belongs
+together is drawn together: an animal and its food, a broken thing and what mends it. A frame or an episode may bring `draws` of its own: `{"bait": ["worm", "crumb"], "tool, job": ["saw, cut", "hammer, nailed"]}`.
 
 Knows: frames, the words that fill them.
 Does not know: tokenizers, models.
@@ -10,15 +11,18 @@ Does not know: tokenizers, models.
 
 from __future__ import annotations
 
+import json
 import random
 import re
+from functools import cache
+from importlib import resources
 from typing import Any
 
-__all__ = ["TELLINGS", "asked_for", "told"]
+__all__ = ["TELLINGS", "asked_for", "talked", "told"]
 
-TELLINGS = 100
-"""Stories that are told from each frame."""
-_ASKED_FOR = 30
+TELLINGS = 3
+"""Stories that are told from each frame, and talks."""
+_ASKED_FOR = 1
 
 _GIRLS = ("Anna", "Mia", "Rosa", "Kate", "Lucy", "Sara", "Lily")
 _BOYS = ("Tom", "Ben", "Max", "Leo", "Tim", "Jack", "Sam")
@@ -159,7 +163,7 @@ _REQUESTS = (
 
 def told(frame: dict[str, Any]) -> list[dict[str, Any]]:
     """The stories of a frame, the same at every call."""
-    return [{"text": _tell(frame, _cast(draw, frame), draw)} for draw in _draws(frame, "told", TELLINGS)]
+    return [{"text": _tell(frame["text"], _cast(draw, frame), draw)} for draw in _draws(frame, "told", TELLINGS)]
 
 
 def asked_for(frame: dict[str, Any]) -> list[dict[str, Any]]:
@@ -167,10 +171,24 @@ def asked_for(frame: dict[str, Any]) -> list[dict[str, Any]]:
     dialogues = []
     for draw in _draws(frame, "asked for", _ASKED_FOR):
         cast = _cast(draw, frame)
-        request, story = draw.choice(_REQUESTS).format(frame["about"]), _tell(frame, cast, draw)
-        turns = {"user": _fill(request, cast), "assistant": story}
-        dialogues.append({"messages": [{"role": role, "content": content} for role, content in turns.items()]})
+        request, story = draw.choice(_REQUESTS).format(frame["about"]), _tell(frame["text"], cast, draw)
+        dialogues.append(_dialogue([_fill(request, cast), story]))
     return dialogues
+
+
+def talked(frame: dict[str, Any]) -> list[dict[str, Any]]:
+    """The talks of a frame that has turns, the same at every call."""
+    talks = []
+    for draw in _draws(frame, "talked", TELLINGS):
+        cast = _cast(draw, frame)
+        talks.append(_dialogue([_tell(turn, cast, draw) for turn in frame["turns"]]))
+    return talks
+
+
+def _dialogue(turns: list[str]) -> dict[str, Any]:
+    return {
+        "messages": [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
+    }
 
 
 def _draws(frame: dict[str, Any], purpose: str, count: int) -> list[random.Random]:
@@ -197,17 +215,50 @@ def _cast(draw: random.Random, frame: dict[str, Any]) -> dict[str, str]:
     cast["skill"], cast["failed"] = draw.choice(_SKILLS)
     cast["warmthing"], cast["part"] = draw.choice(_WARM)
     cast["material"], cast["made"] = draw.choice(_MADE)
+    return _with_own(cast, frame, draw)
+
+
+def _with_own(cast: dict[str, str], frame: dict[str, Any], draw: random.Random) -> dict[str, str]:
+    """The cast and what a frame or an episode draws for itself."""
+    cast = dict(cast)
     for names, options in frame.get("draws", {}).items():
         cast.update(zip(names.split(", "), _fill(draw.choice(options), cast).split(", "), strict=True))
     return cast
 
 
-def _tell(frame: dict[str, Any], cast: dict[str, str], draw: random.Random) -> str:
-    """The frame's text with its choices made and its names filled in."""
-    return _fill(re.sub(r"\[([^\[\]]*)\]", lambda found: draw.choice(found[1].split("|")), frame["text"]), cast)
+def _tell(text: str, cast: dict[str, str], draw: random.Random) -> str:
+    """A text of a frame with its episodes, its choices made and its names filled in; no episode comes twice."""
+    seen: set[str] = set()
+
+    def with_episodes(text: str, cast: dict[str, str]) -> str:
+        def episode(found: re.Match[str]) -> str:
+            chosen = draw.choice([other for other in _episodes()[found["kind"]] if other["id"] not in seen])
+            seen.add(chosen["id"])
+            it = _fill(found["it"] or "", cast)
+            inner = _with_own(cast | {"it": it, "It": it[:1].upper() + it[1:]}, chosen, draw)
+            return with_episodes(chosen["text"], inner)
+
+        return _fill(re.sub(r"<(?P<kind>[\w-]+)(?: (?P<it>[^<>]+))?>", episode, text), cast)
+
+    whole = with_episodes(text, cast)
+    return _articles(re.sub(r"\[([^\[\]]*)\]", lambda found: draw.choice(found[1].split("|")), whole))
+
+
+@cache
+def _episodes() -> dict[str, list[dict[str, Any]]]:
+    """The episodes that ship with the project, by kind."""
+    lines = (resources.files("fairlead") / "assets" / "simple" / "episodes.jsonl").read_text(encoding="ascii")
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for episode in map(json.loads, lines.splitlines()):
+        kinds.setdefault(episode["kind"], []).append(episode)
+    return kinds
 
 
 def _fill(text: str, cast: dict[str, str]) -> str:
-    """The text with its names filled in, and "an" for "a" where it has to be."""
-    filled = re.sub(r"\{(\w+)\}", lambda found: cast[found[1]], text)
-    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", filled)
+    """The text with its names filled in."""
+    return _articles(re.sub(r"\{(\w+)\}", lambda found: cast[found[1]], text))
+
+
+def _articles(text: str) -> str:
+    """ "an" for "a" where it has to be."""
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
