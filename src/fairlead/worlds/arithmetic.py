@@ -6,7 +6,6 @@ Does not know: who answers or judges.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairlead.checks.calculator import calculate
+from fairlead.worlds.records import save_splits
 
 __all__ = [
     "PAIR_KINDS",
@@ -46,9 +46,7 @@ def questions() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def save_questions(folder: Path) -> None:
     """Write `train.jsonl` and `validation.jsonl`."""
-    for name, records in zip(("train", "validation"), questions(), strict=True):
-        text = "".join(json.dumps(record) + "\n" for record in records)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    save_splits(folder, *questions())
 
 
 def with_calculator(record: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ Does not know: who answers, or how tests are run.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from fairlead.worlds.records import save_splits
 
 __all__ = ["save_tasks", "tasks"]
 
@@ -57,9 +58,7 @@ def tasks() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def save_tasks(folder: Path) -> None:
     """Write `train.jsonl` and `validation.jsonl`."""
-    for name, records in zip(("train", "validation"), tasks(), strict=True):
-        text = "".join(json.dumps(record) + "\n" for record in records)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    save_splits(folder, *tasks())
 
 
 def _record(name: str, kind: _Kind, number: int) -> dict[str, Any]:
