@@ -137,6 +137,18 @@ def test_bench_measures_rows_and_shows_them(tmp_path: Path) -> None:
     assert "ppo-natural" in shown and "GB/s" in shown
 
 
+@pytest.mark.usefixtures("tiny_rows")
+def test_the_supervised_row_learns_the_chosen_side_of_pairs(tmp_path: Path) -> None:
+    lengths = []
+    for chosen, rejected in (("in the garden", "no"), ("in the garden", "no " * 20), ("in the green garden", "no")):
+        pairs, out = tmp_path / "pairs.jsonl", tmp_path / "bench.json"
+        pair = {"prompt": "where is the dog", "chosen": chosen, "rejected": rejected}
+        pairs.write_text((json.dumps(pair) + "\n") * 40)
+        command.bench("1m", ["sft"], ["float32"], 1, data=str(pairs), out=out, apart=False, roof=ROOF)
+        lengths.append(json.loads(out.read_text())["rows"][0]["mean_response"])
+    assert lengths[0] == lengths[1] < lengths[2]
+
+
 def test_a_job_needs_a_step_to_warm_up() -> None:
     with pytest.raises(bench.BenchError, match="at least 2 steps"):
         bench.measure(bench.Job({}, 1))

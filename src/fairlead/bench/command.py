@@ -103,6 +103,8 @@ def _packed(row: Row, work: Work) -> Work:
     """Supervised work in packed rows, as many as hold the row's number of conversations."""
     if row.kind != "sft":
         return work
+    first = next(iter(read(DataSource(path=work.data), None).records), {})
+    work = replace(work, chosen="chosen" in first and not {"response", "completion", "messages"} & first.keys())
     lengths = [min(length, row.maximum_length) for length in _lengths(work)]
     return replace(work, packed_rows=max(1, round(row.prompts * fmean(lengths) / row.maximum_length)))
 
@@ -152,7 +154,7 @@ def _figures(row: Row, precision: str, taken: Measurement, cost: ModelCost, roof
 def _lengths(work: Work) -> list[int]:
     """Tokens of every conversation of the data."""
     codec = TextCodec(load_tokenizer(ModelSpec(path=work.model)))
-    records, _ = to_conversations([read(DataSource(path=work.data), None)], choose="best")
+    records, _ = to_conversations([read(DataSource(**work.conversations), None)], choose="best")
     return [len(codec.encode_conversation(record, "last")[0]) for record in records]
 
 

@@ -113,6 +113,13 @@ class Work:
     """Reward model and critic; None: the model with a new head."""
     packed_rows: int | None = None
     """Supervised rows: so many packed rows of `maximum_length` in a step; None: one conversation a row."""
+    chosen: bool = False
+    """Supervised rows: the data are pairs, whose chosen response is learned."""
+
+    @property
+    def conversations(self) -> dict[str, Any]:
+        """The data of a supervised row."""
+        return {"path": self.data} | ({"rename": {"chosen": "response"}} if self.chosen else {})
 
     def stage(self, row: Row, steps: int) -> dict[str, Any]:
         """The stage of a recipe that takes `steps` steps of `row`."""
@@ -153,7 +160,7 @@ class Work:
         if row.kind == "sft":
             return {
                 "part": "sft",
-                "data": self.data,
+                "data": self.conversations,
                 "learn": "last",
                 "packed": self.packed_rows is not None,
                 "maximum_length": row.maximum_length,
