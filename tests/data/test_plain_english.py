@@ -15,7 +15,10 @@ from fairlead.data import read
 from fairlead.recipes.tales import asked_for, talked
 
 ASSETS = Path(str(resources.files("fairlead"))) / "assets"
-FORMS = {"plain": ("prose", "dialogues"), "simple": ("stories", "longer", "dialogues", "answers", "twins")}
+FORMS = {
+    "plain": ("prose", "dialogues"),
+    "simple": ("stories", "longer", "everyday", "dialogues", "answers", "replies", "twins"),
+}
 SPLITS = ("train", "validation")
 FILES = [(corpus, form, split) for corpus, forms in FORMS.items() for form in forms for split in SPLITS]
 
@@ -63,7 +66,12 @@ def test_nothing_of_the_starter_feedback() -> None:
             record = json.loads(line)
             prompts |= {words(turn["content"]) for turn in record["prompt"] if turn["role"] == "user"}
             responses |= {words(r["text"]) for r in record["responses"] if len(r["text"].split()) > 6}
-    dialogues = [item for corpus, form, split in FILES if form in ("dialogues", "answers") for item in items(corpus, form, split)]
+    dialogues = [
+        item
+        for corpus, form, split in FILES
+        if form in ("dialogues", "answers", "replies")
+        for item in items(corpus, form, split)
+    ]
     for name, dialogues_of in (("frames", asked_for), ("talks", talked)):
         for split in SPLITS:
             for frame in items("simple", name, split):
