@@ -66,12 +66,7 @@ def test_nothing_of_the_starter_feedback() -> None:
             record = json.loads(line)
             prompts |= {words(turn["content"]) for turn in record["prompt"] if turn["role"] == "user"}
             responses |= {words(r["text"]) for r in record["responses"] if len(r["text"].split()) > 6}
-    dialogues = [
-        item
-        for corpus, form, split in FILES
-        if form in ("dialogues", "answers", "replies")
-        for item in items(corpus, form, split)
-    ]
+    dialogues = [item for file in FILES for item in items(*file) if "messages" in item]
     for name, dialogues_of in (("frames", asked_for), ("talks", talked)):
         for split in SPLITS:
             for frame in items("simple", name, split):
