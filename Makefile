@@ -28,11 +28,11 @@ $(VENV)/bin/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(RUN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(RUN)/python -m pip install --quiet -c constraints.txt torch
-	$(RUN)/python -m pip install --quiet -c constraints.txt -e ".[tensorboard]"
+	$(RUN)/python -m pip install --quiet -c constraints.txt -e ".[tensorboard,fast]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(RUN)/python -m pip install --quiet -c constraints.txt -e ".[tensorboard,ray,dev]"
+	$(RUN)/python -m pip install --quiet -c constraints.txt -e ".[tensorboard,fast,ray,dev]"
 	touch $@
 
 clean:

@@ -1,7 +1,8 @@
 """What the fast ways of reading and sampling gain over transformers' own, on the shipped model: `python benchmarks/reading.py`.
 
 Three comparisons, each in float32, and in bfloat16 where the hardware has it: attention forwards and backwards by matrix products against torch's kernel; a
-training step on rows without padding, by the model's own `forward` and by its parts, against padded ones; tokens per second of the fast decoder against the plain one, and of prompts that samples share against copies of them. The sides take
+training step on rows without padding, by the model's own `forward` and by its parts, against padded ones; tokens per second of the fast decoder
+against the plain one, with and without compiled loops, and of prompts that samples share against copies of them. The sides take
 turns; figures are medians. Results go to benchmarks/results/reading.json.
 """
 
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from fairlead.batch import Experience, Prompts, row_table
 from fairlead.data import TextCodec
-from fairlead.generation import Sampling, generate, shared
+from fairlead.generation import Sampling, compiled, generate, shared
 from fairlead.models import ModelSpec, load_model, load_tokenizer
 from fairlead.models import attention as ours
 from fairlead.objectives import PPOClip
@@ -112,7 +113,7 @@ def by_forward(step: Callable[[], Any]) -> None:
 
 
 def sampling(distinct: int, length: int, precision: str, rounds: int) -> dict[str, float]:
-    """Tokens per second: 8 samples of 64 tokens for each prompt; the fast decoder as it is, and with a copy of the prompt for each sample."""
+    """Tokens per second: 8 samples of 64 tokens for each prompt; the fast decoder as it is, with a copy of the prompt for each sample, and without compiled loops."""
     spec = ModelSpec(path=MODEL)
     model, codec = load_model(spec), TextCodec(load_tokenizer(spec))
     rows = 8 * distinct
@@ -127,13 +128,15 @@ def sampling(distinct: int, length: int, precision: str, rounds: int) -> dict[st
     )
     wanted = Sampling(maximum_tokens=64, minimum_tokens=64)
 
-    def side(fast: bool, saved: int = shared.SAVED) -> None:
+    def side(fast: bool, saved: int = shared.SAVED, loops: bool = True) -> None:
         autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
-        with autocast, patch.object(shared, "SAVED", saved):
+        by_torch = nullcontext() if loops else patch.object(compiled, "_kernels", lambda: None)
+        with autocast, by_torch, patch.object(shared, "SAVED", saved):
             generate(model, codec, prompts, wanted, fast=fast)
 
     sides: dict[str, Callable[[], Any]] = {
         "plain": partial(side, False),
+        "fast, torch alone": partial(side, True, loops=False),
         "fast, copied prompts": partial(side, True, 1 << 60),
         "fast": partial(side, True),
     }

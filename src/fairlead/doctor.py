@@ -27,6 +27,7 @@ _OPTIONAL = {
     "vllm": "sampling with vLLM on a GPU (`runtime.sampler: vllm`)",
     "math-verify": "the rewards `math` and `cosine-verifier`",
     "jsonschema": "schemas of the reward `json`",
+    "numba": "sampling in bfloat16 on a processor, faster (the extra `fast`)",
     "tensorboard": "metrics in TensorBoard",
     "wandb": "the tracker wandb",
     "trackio": "the tracker trackio",

@@ -24,7 +24,7 @@ from fairlead.generation.shared import SharedPrompts, worth_sharing
 from fairlead.models.attention import ATTENTION
 from fairlead.models.families import Anatomy, Layer, Norm, anatomy, capped
 
-__all__ = ["Decoder", "FastDecoder", "PlainDecoder", "fast_weights"]
+__all__ = ["Decoder", "FastDecoder", "FastWeights", "PlainDecoder", "fast_weights"]
 
 _ROWS = 64  # rows that a packed weight is laid out for; others are as right
 _COLUMNS = 32  # the cache grows by this many: matrix products run over whole columns, so few should be empty
@@ -144,6 +144,11 @@ class _Layer:
     key_norm: _Norm | None
     kind: str
     """Which rotary embedding the layer uses, where a model has several."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether all products are."""
+        return all(x.packed for x in (self.qkv, self.output, self.gate_up, self.down))
 
 
 @dataclass
@@ -306,7 +311,11 @@ class FastDecoder:
             self._grow()
         here, self.used = self.used, self.used + 1
         x = w.body.model.embed_tokens(tokens)
-        rotations = w.body.rotations(x, positions[:, None])
+        return self._layers(x, w.body.rotations(x, positions[:, None]), here)
+
+    def _layers(self, x: Tensor, rotations: dict[str, tuple[Tensor, Tensor]], here: int) -> Tensor:
+        """Logits [n, V] from embeddings [n, D] of one new token a row, whose keys and values go into column `here`."""
+        w = self.weights
         for i, layer in enumerate(w.layers):
             attended = self._attend(i, layer, layer.before_attention(x).to(w.dtype), rotations[layer.kind], here)
             x = x + (attended if layer.after_attention is None else layer.after_attention(attended))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fairlead import functional
 from fairlead.batch import Prompts, Samples, alike, row_table
+from fairlead.generation.compiled import CompiledDecoder
 from fairlead.generation.decoders import Decoder, FastDecoder, PlainDecoder, fast_weights
 from fairlead.generation.filters import choose, filtered_logits
 from fairlead.generation.mixing import MixedDecoder, Mixing
@@ -173,11 +174,12 @@ class _Source:
         self.model, self.beside = plain_model(model), beside
         with beside():
             self.weights = fast_weights(self.model) if fast else None
+            self.compiled = self.weights is not None and CompiledDecoder.fits(self.weights)
 
     def decoder(self, longest: int, maximum_tokens: int) -> Decoder:
         """The fast decoder where it knows the model and no window is exceeded."""
         if self.weights is not None and (self.weights.window is None or longest <= self.weights.window):
-            return FastDecoder(self.model, self.weights)
+            return (CompiledDecoder if self.compiled else FastDecoder)(self.model, self.weights)
         return PlainDecoder(self.model, maximum_tokens)
 
 
