@@ -16,12 +16,12 @@ from torch import Tensor
 from fairlead.generation.decoders import FastDecoder, FastWeights
 from fairlead.models.families import capped
 
-__all__ = ["CompiledDecoder"]
+__all__ = ["CompiledDecoder", "loops"]
 
 
 @cache
-def _kernels() -> ModuleType | None:
-    """The loops; None without Numba (the extra `fast`), or where it has no OpenMP."""
+def loops() -> ModuleType | None:
+    """The module `kernels`; None without Numba (the extra `fast`), or where it has no OpenMP."""
     try:
         from fairlead.generation import kernels
 
@@ -45,11 +45,12 @@ class CompiledDecoder(FastDecoder):
             layer.packed and layer.after_attention is None and layer.after_mlp is None and layer.query_norm is None
             for layer in weights.layers
         )
-        embedding = weights.body.model.embed_tokens.weight
-        return plain and weights.head.packed and embedding.dtype == torch.float32 and _kernels() is not None
+        body, packed = weights.body, weights.head.packed
+        residual = body.model.embed_tokens.weight.dtype
+        return plain and packed and body.attention_cap is None and residual == torch.float32 and loops() is not None
 
     def _layers(self, x: Tensor, rotations: dict[str, tuple[Tensor, Tensor]], here: int) -> Tensor:
-        w, body, kernels = self.weights, self.weights.body, _kernels()
+        w, body, kernels = self.weights, self.weights.body, loops()
         assert kernels is not None, "only where it fits"
         kernels.use_threads()
         x, more = x.contiguous(), x.new_empty(0, x.shape[1], dtype=w.dtype)
@@ -66,7 +67,6 @@ class CompiledDecoder(FastDecoder):
                 kernels.bits(self.values[i]),
                 here,
                 np.float32(body.scale),
-                np.float32(body.attention_cap or 0.0),
                 hidden,
                 owner,
                 _NO_PROMPTS if self.prompts is None else kernels.bits(self.prompts.keys[i]),

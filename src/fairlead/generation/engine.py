@@ -174,12 +174,12 @@ class _Source:
         self.model, self.beside = plain_model(model), beside
         with beside():
             self.weights = fast_weights(self.model) if fast else None
-            self.compiled = self.weights is not None and CompiledDecoder.fits(self.weights)
 
     def decoder(self, longest: int, maximum_tokens: int) -> Decoder:
         """The fast decoder where it knows the model and no window is exceeded."""
         if self.weights is not None and (self.weights.window is None or longest <= self.weights.window):
-            return (CompiledDecoder if self.compiled else FastDecoder)(self.model, self.weights)
+            kind = CompiledDecoder if CompiledDecoder.fits(self.weights) else FastDecoder
+            return kind(self.model, self.weights)
         return PlainDecoder(self.model, maximum_tokens)
 
 

@@ -4,7 +4,7 @@ Knows: bfloat16 numbers as their bits, one new token for each of many rows.
 Does not know: models, weights, sampling, when it is used (`compiled` does).
 
 On a processor these parts are some forty operations a layer that each take longer to start than to compute, and batched products of two
-queries each, for which matrix libraries are not made. Here a layer has four loops. Everything is computed in float32, and
+queries each, for which matrix libraries are not made. Here a layer has four calls of three loops. Everything is computed in float32, and
 rounded to bfloat16 where the next matrix product reads it. A row is computed by one thread, in the same order whatever their number.
 """
 
@@ -184,7 +184,6 @@ def attend(
     values: Any,
     here: int,
     scale: float,
-    cap: float,
     hidden: Any,
     owner: Any,
     prompt_keys: Any,
@@ -194,7 +193,7 @@ def attend(
     """Attention of one new token a row over its prompt and its own columns up to `here`, where its key and value are put.
 
     qkv [n, (H + 2 K) W] (bits): queries, keys and values before rotation; cosine, sine [n, W]; keys, values
-    [n K, columns, W] (bits); `cap` as Gemma's, 0 without; hidden [n, length] bool: prompt padding (may have no rows);
+    [n K, columns, W] (bits); hidden [n, length] bool: prompt padding (may have no rows);
     prompt_keys, prompt_values [prompts K, P, W] (bits) of which row i has those of `owner[i]` (P may be 0); out [n, H W] (bits).
     """
     rows, width, shared = qkv.shape[0], keys.shape[2], prompt_keys.shape[1]
@@ -220,16 +219,12 @@ def attend(
         source = owner[row] * key_heads + head
         shares = np.empty((2, seen), np.float32)
         mixed = np.empty((2, width), np.float32)
-        for first in range(
-            0, group, 2
-        ):  # two queries at a time read a key once; of an odd number the last is computed twice
+        for first in range(0, group, 2):
+            # Two queries at a time read a key once; of an odd number the last is computed twice.
             second = min(first + 1, group - 1)
             _products(queries[first], queries[second], prompt_keys[source], shared, shares[:, :shared])
             _products(queries[first], queries[second], keys[unit], here + 1, shares[:, shared:])
             for g in range(2):
-                if cap > 0.0:
-                    for c in range(seen):
-                        shares[g, c] = np.tanh(shares[g, c] / cap) * cap
                 if hidden.shape[0]:
                     for c in range(hidden.shape[1]):
                         if hidden[row, c]:
