@@ -1,7 +1,7 @@
 """What the fast ways of reading and sampling gain over transformers' own, on the shipped model: `python benchmarks/reading.py`.
 
 Three comparisons, each in float32, and in bfloat16 where the hardware has it: attention forwards and backwards by matrix products against torch's kernel; a
-training step on rows without padding, by the model's own `forward` and by its parts, against padded ones; tokens per second of the fast decoder
+training step on rows without padding, by the model's own `forward`, by its parts, and by compiled loops, against padded ones; tokens per second of the fast decoder
 against the plain one, with and without compiled loops, and of prompts that samples share against copies of them. The sides take
 turns; figures are medians. Results go to benchmarks/results/reading.json.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,9 +22,10 @@ from unittest.mock import patch
 import torch
 from torch.nn import functional as F
 
+from fairlead import loops
 from fairlead.batch import Experience, Prompts, row_table
 from fairlead.data import TextCodec
-from fairlead.generation import Sampling, compiled, generate, shared
+from fairlead.generation import Sampling, generate, shared
 from fairlead.models import ModelSpec, load_model, load_tokenizer
 from fairlead.models import attention as ours
 from fairlead.objectives import PPOClip
@@ -97,19 +98,37 @@ def training(shape: tuple[int, int, int], precision: str, rounds: int) -> dict[s
     objective = PPOClip()
     batch = objective.prepare(batch)
     sides: dict[str, Callable[[], Any]] = {}
-    for name, implementation in (("padded", "sdpa"), ("ragged, by the model's forward", "auto"), ("ragged", "auto")):
+    for name, way in (
+        ("padded", by_torch),
+        ("ragged, by the model's forward", by_forward),
+        ("ragged, torch alone", by_torch),
+        ("ragged", nullcontext),
+    ):
+        implementation = "sdpa" if name == "padded" else "auto"
         model = ModelSpec(path=MODEL, attention=implementation)  # type: ignore[arg-type]
         optimiser = OptimiserSpec(tokens_per_microbatch=4096)
         worker = ModelWorker(GroupSpec(role="policy", model=model, precision=precision, optimiser=optimiser))  # type: ignore[arg-type]
         step = partial(worker.step, [Lesson(batch, objective)])
-        sides[name] = partial(by_forward, step) if "forward" in name else step
+        sides[name] = partial(within, way, step)
     return medians(sides, rounds)
 
 
-def by_forward(step: Callable[[], Any]) -> None:
-    """The step with models that are not known by their parts."""
-    with patch.object(ragged, "anatomy", return_value=None):
+def within(way: Callable[[], Any], step: Callable[[], Any]) -> None:
+    """The step, done that way."""
+    with way():
         step()
+
+
+def by_torch() -> Any:
+    """Without compiled loops."""
+    return patch.object(loops, "available", lambda: False)
+
+
+@contextmanager
+def by_forward() -> Iterator[None]:
+    """Without loops, and with models that are not known by their parts."""
+    with by_torch(), patch.object(ragged, "anatomy", return_value=None):
+        yield
 
 
 def sampling(distinct: int, length: int, precision: str, rounds: int) -> dict[str, float]:
@@ -128,15 +147,14 @@ def sampling(distinct: int, length: int, precision: str, rounds: int) -> dict[st
     )
     wanted = Sampling(maximum_tokens=64, minimum_tokens=64)
 
-    def side(fast: bool, saved: int = shared.SAVED, loops: bool = True) -> None:
+    def side(fast: bool, saved: int = shared.SAVED, compiled: bool = True) -> None:
         autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
-        by_torch = nullcontext() if loops else patch.object(compiled, "loops", lambda: None)
-        with autocast, by_torch, patch.object(shared, "SAVED", saved):
+        with autocast, nullcontext() if compiled else by_torch(), patch.object(shared, "SAVED", saved):
             generate(model, codec, prompts, wanted, fast=fast)
 
     sides: dict[str, Callable[[], Any]] = {
         "plain": partial(side, False),
-        "fast, torch alone": partial(side, True, loops=False),
+        "fast, torch alone": partial(side, True, compiled=False),
         "fast, copied prompts": partial(side, True, 1 << 60),
         "fast": partial(side, True),
     }

@@ -1,4 +1,4 @@
-"""Reading without a model's own `forward`: gradients by hand, and the last layer for the wanted tokens only."""
+"""Reading without a model's own `forward`: with compiled loops and without, and the last layer for the wanted tokens only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from fairlead.models import reader
+from fairlead import loops
 from fairlead.models.attention import Ragged
 from fairlead.models.families import anatomy
 from fairlead.models.reader import read_ragged
@@ -70,29 +70,21 @@ def test_no_place() -> None:
     assert read(body_of(), torch.zeros(0, dtype=torch.long)).shape == (0, 32)
 
 
-def test_the_gradient_of_the_norm() -> None:
-    """w x / sqrt(mean(x²) + ε), by hand for x = (3, 4), ε = 0: mean 12.5, and the gradient of torch's own norm elsewhere."""
-    norm = reader._RmsNorm.apply
-    found = norm(torch.tensor([[3.0, 4.0]]), torch.tensor([1.0, 2.0]), 0.0, torch.float32)  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(found, torch.tensor([[3.0, 8.0]]) / 12.5**0.5)
-    torch.manual_seed(0)
-    x, weight, weights = torch.randn(4, 6), torch.randn(6), torch.randn(4, 6)
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gemma3_text"])
+def test_with_and_without_compiled_loops(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not loops.available():
+        pytest.skip("needs Numba (the extra `fast`)")
+    model, places = body_of(family), torch.arange(5, 160)
     results = []
-    for apply in (lambda a, b: norm(a, b, 1e-5, torch.float32), lambda a, b: torch.rms_norm(a, (6,), b, 1e-5)):
-        a, b = x.clone().requires_grad_(), weight.clone().requires_grad_()
-        results.append(torch.autograd.grad((apply(a, b) * weights).sum(), (a, b)))
-    for mine, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs)
-
-
-def test_turning_and_turning_back() -> None:
-    """A quarter turn takes (1, 2, 3, 4), whose pairs are (1, 3) and (2, 4), to (-3, -4, 1, 2); the gradient is turned back."""
-    x = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]], requires_grad=True)
-    turn = reader._turn(torch.zeros(1, 1, 4), torch.ones(1, 1, 4))
-    turned = reader._turned(x, turn)
-    assert turned.tolist() == [[[-3.0, -4.0, 1.0, 2.0]]]
-    (gradient,) = torch.autograd.grad(turned, x, torch.tensor([[[-3.0, -4.0, 1.0, 2.0]]]))
-    assert gradient.tolist() == x.tolist()
+    for available in (True, False):
+        monkeypatch.setattr(loops, "available", lambda available=available: available)
+        outputs = read(model, places)
+        gradients = torch.autograd.grad((outputs * torch.arange(32)).sum(), list(model.parameters()))
+        results.append([outputs, *gradients])
+    largest = max(float(x.abs().max()) for x in results[1][1:])
+    torch.testing.assert_close(results[0][0], results[1][0], atol=2e-6, rtol=1e-5)
+    for one, two in zip(results[0][1:], results[1][1:], strict=True):
+        assert float((one - two).abs().max()) <= 3e-6 * largest
 
 
 def test_code_that_is_not_transformers_own_is_left_to_itself() -> None:

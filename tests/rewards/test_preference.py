@@ -69,7 +69,7 @@ def test_a_judge_that_was_taught_a_circle(tmp_path: Path) -> None:
         "maximum_length": 128,
         "steps": 120,
         "batch_size": 6,
-        "optimiser": {"learning_rate": 1e-2},
+        "optimiser": {"learning_rate": 5e-3},
     }
     run = run_stages(tmp_path / "run", {"sft": teach})
     oracle = ModelOracle(model={"path": str(run.directory / "stages" / "sft" / "model")})

@@ -3,9 +3,9 @@
 Knows logits, token ids and the sampling temperature. Does not know models, shifting by one, or masks: the caller aligns
 logits[t] with the token it predicts.
 
-The maths runs in float32 (float64 for float64 logits) over pieces of the logits, forwards and backwards, so a
-half-precision [B, T, V] tensor never has a full-size float32 twin. The backward pass recomputes the softmax of each
-piece. A position whose incoming gradient is exactly zero sends back exact zeros even when its logits are NaN or
+The maths runs in float32 (float64 for float64 logits), forwards and backwards by compiled loops where there are any
+(`fairlead.loops`), else over pieces of the logits, so a half-precision [B, T, V] tensor never has a full-size float32
+twin. The backward pass recomputes the softmax. A position whose incoming gradient is exactly zero sends back exact zeros even when its logits are NaN or
 infinite.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairlead import loops
 from fairlead.functional._checks import at_least_float32, require_positive
 
 PIECE_ELEMENTS = {"cpu": 1 << 18}
@@ -30,7 +31,7 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
     Shapes: logits [..., T, V], tokens [..., T] int64 in [0, V); returns [..., T], float32 (float64 for float64 logits).
     Logits of -inf (forbidden tokens) are allowed.
     Raises: ValueError when the shapes do not fit, tokens are not integers, or temperature is not positive. A token
-    outside [0, V) fails in torch's gather: use any valid id at padding, not -100.
+    outside [0, V) is a RuntimeError: use any valid id at padding, not -100.
     """
     return _compute(logits, tokens, temperature, with_entropy=False)[0]
 
@@ -70,8 +71,7 @@ def _compute(logits: Tensor, tokens: Tensor | None, temperature: float, with_ent
     rows = logits.numel() // max(1, length * logits.shape[-1])
     cube = logits.reshape(rows, length, logits.shape[-1])
     token_rows = None if tokens is None else tokens.reshape(rows, length).long()
-    both = _LogprobsAndEntropy.apply(cube, token_rows, temperature, with_entropy)  # type: ignore[no-untyped-call]
-    logprobs, entropies = both
+    logprobs, entropies, _ = _LogprobsAndEntropy.apply(cube, token_rows, temperature, with_entropy)  # type: ignore[no-untyped-call]
     return logprobs.reshape(shape), entropies.reshape(shape)
 
 
@@ -102,12 +102,23 @@ def _entropy_terms(logp: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _LogprobsAndEntropy(torch.autograd.Function):
-    """Keeps only the logits it was given, and recomputes in backward. An output nobody asked for is zeros."""
+    """Keeps only the logits it was given, and recomputes in backward. An output nobody asked for means nothing.
+
+    The third output is what compiled loops keep for backward, two numbers a position; without them it is empty.
+    """
 
     @staticmethod
-    def forward(logits: Tensor, tokens: Tensor | None, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        logits: Tensor, tokens: Tensor | None, temperature: float, with_entropy: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        shape = logits.shape[:-1]
+        if logits.numel() and logits.is_contiguous() and loops.fit(logits):
+            from fairlead.loops.vocabulary import logprobs_and_entropy
+
+            logprobs, entropies, kept = logprobs_and_entropy(logits.flatten(0, 1), _flat(tokens), temperature)
+            return logprobs.view(shape), entropies.view(shape), kept
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        logprobs = torch.zeros(logits.shape[:-1], dtype=dtype, device=logits.device)
+        logprobs = torch.zeros(shape, dtype=dtype, device=logits.device)
         entropies = torch.zeros_like(logprobs)
         for row, token in pieces(logits):
             logp = log_softmax(logits[row, token], temperature)
@@ -116,25 +127,34 @@ class _LogprobsAndEntropy(torch.autograd.Function):
             if with_entropy:
                 probability, finite_logp = _entropy_terms(logp)
                 entropies[row, token] = -(probability * finite_logp).sum(-1)
-        return logprobs, entropies
+        return logprobs, entropies, logprobs.new_empty(0)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         logits, tokens, ctx.temperature, with_entropy = inputs
-        ctx.save_for_backward(logits, tokens)
+        logprobs, entropies, kept = output
+        ctx.save_for_backward(logits, tokens, entropies if len(kept) else None, kept)
         ctx.set_materialize_grads(False)  # an entropy that is only looked at then costs nothing here
-        unwanted = [output[0]] if tokens is None else []
-        ctx.mark_non_differentiable(*unwanted, *([] if with_entropy else [output[1]]))
+        unwanted = [logprobs] if tokens is None else []
+        ctx.mark_non_differentiable(kept, *unwanted, *([] if with_entropy else [entropies]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-        logits, tokens = ctx.saved_tensors
+        logits, tokens, entropies, kept = ctx.saved_tensors
+        gradients = gradients[:2]
         wanted = [gradient for gradient in gradients if gradient is not None]
         if not wanted:
             return None, None, None, None
         if torch.is_grad_enabled():  # create_graph=True: keep it one differentiable expression
             everything = slice(None), slice(None)
             return _gradient(ctx.temperature, logits, tokens, gradients, everything), None, None, None
+        if len(kept):
+            from fairlead.loops.vocabulary import logprobs_and_entropy_backward
+
+            found = logprobs_and_entropy_backward(
+                logits.flatten(0, 1), _flat(tokens), ctx.temperature, entropies.flatten(), kept, *map(_flat, gradients)
+            )
+            return found.view(logits.shape), None, None, None
         result = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         for piece in pieces(logits):
             silent = torch.stack([gradient[piece] == 0 for gradient in wanted]).all(0)
@@ -143,6 +163,10 @@ class _LogprobsAndEntropy(torch.autograd.Function):
                 gradient.masked_fill_(silent.unsqueeze(-1), 0)
             result[piece] = gradient
         return result, None, None, None
+
+
+def _flat(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.flatten()
 
 
 def _gradient(
