@@ -17,7 +17,7 @@ from fairlead.recipes.tales import asked_for, talked
 ASSETS = Path(str(resources.files("fairlead"))) / "assets"
 FORMS = {
     "plain": ("prose", "dialogues"),
-    "simple": ("stories", "longer", "everyday", "dialogues", "answers", "replies", "twins"),
+    "simple": ("stories", "longer", "everyday", "picture-book", "dialogues", "answers", "replies", "chats", "twins"),
 }
 SPLITS = ("train", "validation")
 FILES = [(corpus, form, split) for corpus, forms in FORMS.items() for form in forms for split in SPLITS]
