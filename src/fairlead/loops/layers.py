@@ -75,9 +75,8 @@ class _Norm(torch.autograd.Function):
         total, weight = ctx.saved_tensors
         gradient = gradients[-1].to(ctx.precision).contiguous()
         of_x = torch.empty_like(total)
-        of_change = torch.empty(
-            total.shape if ctx.added in (torch.bfloat16,) else (0, total.shape[-1]), dtype=ctx.added
-        )
+        rounded = ctx.added == torch.bfloat16  # else the change has the sum's own gradient
+        of_change = torch.empty(total.shape if rounded else (0, total.shape[-1]), dtype=torch.bfloat16)
         learns = ctx.needs_input_grad[2]
         of_weight = torch.zeros(-(-len(ctx.scales) // _CHUNK), weight.numel()) if learns else torch.empty(0, 1)
         use_threads()
@@ -91,7 +90,7 @@ class _Norm(torch.autograd.Function):
             _rows(of_change),
             memory(of_weight),
         )
-        change = None if ctx.added is None else of_change if len(of_change) else of_x.to(ctx.added)
+        change = of_change if rounded else None if ctx.added is None else of_x.to(ctx.added)
         return of_x, change, of_weight.sum(0).to(weight.dtype) if learns else None, None, None
 
 
