@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,3 +34,20 @@ numbers.use_threads()
 assert count() == 3, count()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_process_that_compiles_rounds_as_the_next_one_does(tmp_path: Path) -> None:
+    pytest.importorskip("numba", reason="the extra `fast`")
+    code = """
+import torch
+from fairlead.loops.vocabulary import logprobs_and_entropy
+torch.manual_seed(0)
+print(logprobs_and_entropy(torch.randn(200, 999), None, 1.0)[1].double().sum().item())
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True).stdout
+        for _ in range(2)
+    )
+    assert first == second
+    assert list(tmp_path.rglob("*.nbc"))

@@ -16,7 +16,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from fairlead.loops.numbers import COMPILED, exponential, memory, narrow, wide
+from fairlead.loops.numbers import COMPILED, exponential, loop, memory, narrow, wide
 
 __all__ = ["attend", "gated", "normed"]
 
@@ -40,7 +40,7 @@ def gated(both: Tensor, gelu: bool) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@njit(parallel=True, **COMPILED)
+@loop
 def norm(x: Any, more: Any, weight: Any, epsilon: float, out: Any) -> None:
     """Add `more` [n, D] (bits; may have no rows) to x [n, D] in place; out [n, D] (bits): its RMS norm times `weight` [D]."""
     for row in prange(x.shape[0]):
@@ -55,7 +55,7 @@ def norm(x: Any, more: Any, weight: Any, epsilon: float, out: Any) -> None:
             out[row, i] = narrow(x[row, i] * factor * weight[i])
 
 
-@njit(parallel=True, **COMPILED)
+@loop
 def gate(both: Any, gelu: bool, out: Any) -> None:
     """out [n, I] (bits): the second half of `both` [n, 2 I] (bits) times SiLU, or tanh-GELU, of the first."""
     width = out.shape[1]
@@ -110,7 +110,7 @@ def _mix(shares: Any, values: Any, columns: int, out: Any) -> None:
             out[1, i] += b * one
 
 
-@njit(parallel=True, **COMPILED)
+@loop
 def attend(
     qkv: Any,
     cosine: Any,

@@ -14,7 +14,7 @@ from numba import njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fairlead.loops.numbers import COMPILED, exponential, memory, put, use_threads, wide
+from fairlead.loops.numbers import COMPILED, exponential, loop, memory, put, use_threads, wide
 
 __all__ = ["added_and_normed", "gated", "normed", "turned"]
 
@@ -154,7 +154,7 @@ def _rows(x: Tensor) -> np.ndarray[Any, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@njit(parallel=True, **COMPILED)
+@loop
 def _norm(x: Any, change: Any, weight: Any, epsilon: float, total: Any, scales: Any, out: Any) -> None:
     """total [n, D]: x plus `change` (which may have no rows: then total is x); scales [n]: r; out [n, D]: the norm of total."""
     for row in prange(x.shape[0]):
@@ -170,7 +170,7 @@ def _norm(x: Any, change: Any, weight: Any, epsilon: float, total: Any, scales: 
             put(out, row, i, wide(total[row, i]) * scale * weight[i])
 
 
-@njit(parallel=True, **COMPILED)
+@loop
 def _norm_backward(
     gradient: Any, beyond: Any, x: Any, weight: Any, scales: Any, of_x: Any, of_change: Any, of_weight: Any
 ) -> None:
@@ -194,7 +194,7 @@ def _norm_backward(
                     of_weight[chunk, i] += wide(gradient[row, i]) * scale * wide(x[row, i])
 
 
-@njit(parallel=True, **COMPILED)
+@loop
 def _turn(x: Any, cosine: Any, sine: Any, direction: float, out: Any) -> None:
     """x, out [N, H W]; cosine, sine [N, W]."""
     width = cosine.shape[1]
@@ -214,7 +214,7 @@ def _share(x: Any, gelu: bool) -> Any:
     return np.float32(1.0) / (np.float32(1.0) + exponential(min(-z, np.float32(87.0))))
 
 
-@njit(parallel=True, **COMPILED)
+@loop
 def _gate(gate: Any, up: Any, gelu: bool, out: Any) -> None:
     """All [n, I]."""
     for row in prange(gate.shape[0]):
@@ -223,7 +223,7 @@ def _gate(gate: Any, up: Any, gelu: bool, out: Any) -> None:
             put(out, row, i, wide(up[row, i]) * x * _share(x, gelu))
 
 
-@njit(parallel=True, **COMPILED)
+@loop
 def _gate_backward(gradient: Any, gate: Any, up: Any, gelu: bool, of_gate: Any, of_up: Any) -> None:
     """All [n, I]."""
     for row in prange(gate.shape[0]):

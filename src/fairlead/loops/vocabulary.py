@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
-from fairlead.loops.numbers import COMPILED, exponential, memory, put, use_threads, wide
+from fairlead.loops.numbers import exponential, loop, memory, put, use_threads, wide
 
 __all__ = ["logprobs_and_entropy", "logprobs_and_entropy_backward"]
 
@@ -71,7 +71,7 @@ def _given(tokens: Tensor | None) -> np.ndarray[Any, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@njit(parallel=True, **COMPILED)
+@loop
 def _forward(logits: Any, tokens: Any, sharpness: float, logprobs: Any, entropies: Any, kept: Any) -> None:
     """`tokens` may have no rows; H = log Z − Σ e^x x / Z. kept: the largest logit, which x is counted from, and log Z."""
     for row in prange(logits.shape[0]):
@@ -90,7 +90,7 @@ def _forward(logits: Any, tokens: Any, sharpness: float, logprobs: Any, entropie
             logprobs[row] = (wide(logits[row, tokens[row]]) - largest) * sharpness - np.log(total)
 
 
-@njit(parallel=True, **COMPILED)
+@loop
 def _backward(
     logits: Any,
     tokens: Any,
