@@ -5,8 +5,8 @@ logits[t] with the token it predicts.
 
 The maths runs in float32 (float64 for float64 logits), forwards and backwards by compiled loops where there are any
 (`fairlead.loops`), else over pieces of the logits, so a half-precision [B, T, V] tensor never has a full-size float32
-twin. The backward pass recomputes the softmax. A position whose incoming gradient is exactly zero sends back exact zeros even when its logits are NaN or
-infinite.
+twin. The backward pass recomputes the softmax. A position whose incoming gradient is exactly zero sends back exact
+zeros even when its logits are NaN or infinite.
 """
 
 from __future__ import annotations

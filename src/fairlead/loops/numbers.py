@@ -1,6 +1,6 @@
-"""Numbers in compiled loops: bfloat16 as its bits, an exponential that is vectorised.
+"""What compiled loops share: how they are compiled, bfloat16 as its bits, an exponential that is vectorised.
 
-Knows: how a tensor's memory is read and written by a loop.
+Knows: Numba, its cache and its threads; how a tensor's memory is read and written by a loop.
 Does not know: any loop.
 
 Numba keeps compiled loops beside their source and sees changes of that file only: after a change here delete `__pycache__` of this room.
@@ -45,7 +45,7 @@ def loop(function: Callable[..., None]) -> Callable[..., None]:
     known: dict[tuple[Any, ...], Any] = {}
 
     def call(*arguments: Any) -> None:
-        kinds = tuple((x.dtype.num, x.ndim, x.flags.forc) if isinstance(x, np.ndarray) else type(x) for x in arguments)
+        kinds = tuple((x.dtype.num, x.ndim, x.flags.c_contiguous) if isinstance(x, np.ndarray) else type(x) for x in arguments)
         if kinds not in known:
             signature = tuple(typeof(x) for x in arguments)
             known[kinds] = njit(parallel=True, **COMPILED)(function)
@@ -59,6 +59,7 @@ def loop(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _compile_elsewhere(function: Callable[..., None], signature: tuple[Any, ...]) -> None:
+    """Into the cache; should that fail, this process compiles for itself, and rounds a little otherwise than the next."""
     code = f"import pickle, sys; from {function.__module__} import {function.__name__} as call; "
     code += "from fairlead.loops.numbers import COMPILED, njit; "
     code += "njit(parallel=True, **COMPILED)(call.loop).compile(pickle.load(sys.stdin.buffer))"
