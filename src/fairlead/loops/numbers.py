@@ -45,7 +45,9 @@ def loop(function: Callable[..., None]) -> Callable[..., None]:
     known: dict[tuple[Any, ...], Any] = {}
 
     def call(*arguments: Any) -> None:
-        kinds = tuple((x.dtype.num, x.ndim, x.flags.c_contiguous) if isinstance(x, np.ndarray) else type(x) for x in arguments)
+        kinds = tuple(
+            (x.dtype.num, x.ndim, x.flags.c_contiguous) if isinstance(x, np.ndarray) else type(x) for x in arguments
+        )
         if kinds not in known:
             signature = tuple(typeof(x) for x in arguments)
             known[kinds] = njit(parallel=True, **COMPILED)(function)
