@@ -1,6 +1,6 @@
 """What the fast ways of reading and sampling gain over transformers' own, on the shipped model: `python benchmarks/reading.py`.
 
-Three comparisons, each in float32, and in bfloat16 where the hardware has it: attention forwards and backwards by matrix products against torch's kernel; a
+Three comparisons, each in float32, and in bfloat16 where the hardware has it: attention forwards and backwards by matrix products, and by those with compiled loops (which rotate, too), against torch's kernel; a
 training step on rows without padding, by the model's own `forward`, by its parts, and by compiled loops, against padded ones; tokens per second of the fast decoder
 against the plain one, with and without compiled loops, and of prompts that samples share against copies of them. The sides take
 turns; figures are medians. Results go to benchmarks/results/reading.json.
@@ -70,7 +70,21 @@ def attention(rows: int, tokens: int, precision: str, rounds: int) -> dict[str, 
             mixed, _ = ours.attention(None, query, key, value, None)
         mixed.float().square().sum().backward()  # type: ignore[no-untyped-call]
 
-    return medians({"kernel": kernel, "products": products}, rounds)
+    sides = {"kernel": kernel, "products": products}
+    if loops.available():
+        from fairlead.loops.attention import attended
+
+        flat = [torch.randn(rows * tokens, heads, 64, dtype=dtype, requires_grad=True) for heads in (4, 2, 2)]
+        spans = [(row * tokens, tokens) for row in range(rows)]
+        layout = ours.Ragged([(span, (span,)) for span in spans], torch.device("cpu")).layout(rows * tokens)
+        still = torch.ones(rows * tokens, 64), torch.zeros(rows * tokens, 64)
+
+        def compiled() -> None:
+            mixed = attended(flat[0], flat[1], flat[2], (still, still), layout, 0.125, None)
+            mixed.float().square().sum().backward()  # type: ignore[no-untyped-call]
+
+        sides["compiled"] = compiled
+    return medians(sides, rounds)
 
 
 def training(shape: tuple[int, int, int], precision: str, rounds: int) -> dict[str, float]:

@@ -30,6 +30,8 @@ SOURCES: dict[str, tuple[str, str | None]] = {
     "simple English, replies": ("fairlead:simple/replies.validation", None),
     "simple English, picture book": ("fairlead:simple/picture-book.validation", None),
     "simple English, chats": ("fairlead:simple/chats.validation", None),
+    "simple English, second picture book": ("fairlead:simple/second-picture-book.validation", None),
+    "simple English, second chats": ("fairlead:simple/second-chats.validation", None),
     "simple English, told from frames": ("fairlead:simple/frames.validation", "fairlead.recipes.tales:told"),
     "simple English, talks from frames": ("fairlead:simple/talks.validation", "fairlead.recipes.tales:talked"),
     "plain English, prose": ("fairlead:plain/prose.validation", None),

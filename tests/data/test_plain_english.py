@@ -17,7 +17,10 @@ from fairlead.recipes.tales import asked_for, talked
 ASSETS = Path(str(resources.files("fairlead"))) / "assets"
 FORMS = {
     "plain": ("prose", "dialogues"),
-    "simple": ("stories", "longer", "everyday", "picture-book", "dialogues", "answers", "replies", "chats", "twins"),
+    "simple": (
+        *("stories", "longer", "everyday", "picture-book", "second-picture-book", "twins"),
+        *("dialogues", "answers", "replies", "chats", "second-chats"),
+    ),
 }
 SPLITS = ("train", "validation")
 FILES = [(corpus, form, split) for corpus, forms in FORMS.items() for form in forms for split in SPLITS]

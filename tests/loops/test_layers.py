@@ -79,7 +79,11 @@ def test_turn(precision: torch.dtype) -> None:
         first, second = x.chunk(2, -1)
         return x * cosine[:, None] + torch.cat([-second, first], -1) * sine[:, None]
 
-    compare(lambda x: layers.turned(x, cosine, sine), exact, [random(11, 3, 12).to(precision)], precision)
+    x = random(11, 3, 12).to(precision)
+    compare(lambda x: layers.turned(x, cosine, sine), exact, [x], precision)
+    # A model that is loaded in bfloat16 has its angles in it, too.
+    cosine, sine = cosine.to(precision), sine.to(precision)
+    compare(lambda x: layers.turned(x, cosine, sine), exact, [x], precision)
 
 
 def test_a_quarter_turn_and_back() -> None:

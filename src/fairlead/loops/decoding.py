@@ -1,4 +1,4 @@
-"""What a decoding step does between its matrix products: norms, attention over the cache, gates.
+"""What a decoding step does between its matrix products: attention over the cache; norm and gate as those of a layer, in place.
 
 Knows: one new token for each of many rows, bfloat16.
 Does not know: models, weights, sampling, when it is used (`generation.compiled` does).
@@ -16,6 +16,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from fairlead.loops import layers
 from fairlead.loops.numbers import COMPILED, exponential, loop, memory, narrow, wide
 
 __all__ = ["attend", "gated", "normed"]
@@ -24,46 +25,21 @@ __all__ = ["attend", "gated", "normed"]
 def normed(x: Tensor, more: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """RMS norm times `weight` [D] of x [n, D] float32, to which `more` [n, D] is added in place before (unless it has no rows): [n, D] bfloat16."""
     out = torch.empty(x.shape, dtype=torch.bfloat16)
-    norm(x.numpy(), memory(more), weight.detach().numpy(), np.float32(epsilon), memory(out))
+    scales = np.empty(len(x), np.float32)
+    layers.norm_rows(memory(x), memory(more), memory(weight), np.float32(epsilon), memory(x), scales, memory(out))
     return out
 
 
 def gated(both: Tensor, gelu: bool) -> Tensor:
     """The second half of `both` [n, 2 I] times SiLU, or tanh-GELU, of the first: [n, I] bfloat16."""
     out = torch.empty(len(both), both.shape[1] // 2, dtype=torch.bfloat16)
-    gate(memory(both), gelu, memory(out))
+    layers.gate_rows(memory(both), memory(both), out.shape[1], gelu, memory(out))
     return out
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The loops
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-@loop
-def norm(x: Any, more: Any, weight: Any, epsilon: float, out: Any) -> None:
-    """Add `more` [n, D] (bits; may have no rows) to x [n, D] in place; out [n, D] (bits): its RMS norm times `weight` [D]."""
-    for row in prange(x.shape[0]):
-        if more.shape[0]:
-            for i in range(x.shape[1]):
-                x[row, i] += wide(more[row, i])
-        square = np.float32(0.0)
-        for i in range(x.shape[1]):
-            square += x[row, i] * x[row, i]
-        factor = np.float32(1.0) / np.sqrt(square / np.float32(x.shape[1]) + np.float32(epsilon))
-        for i in range(x.shape[1]):
-            out[row, i] = narrow(x[row, i] * factor * weight[i])
-
-
-@loop
-def gate(both: Any, gelu: bool, out: Any) -> None:
-    """out [n, I] (bits): the second half of `both` [n, 2 I] (bits) times SiLU, or tanh-GELU, of the first."""
-    width = out.shape[1]
-    for row in prange(out.shape[0]):
-        for i in range(width):
-            x, up = wide(both[row, i]), wide(both[row, width + i])
-            inner = np.float32(1.5957691216) * (x + np.float32(0.044715) * x * x * x) if gelu else x
-            out[row, i] = narrow(up * x / (np.float32(1.0) + exponential(min(-inner, np.float32(87.0)))))
 
 
 @njit(**COMPILED)

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from fairlead.loops.numbers import COMPILED, exponential, loop, memory, put, use_threads, wide
 
-__all__ = ["added_and_normed", "gated", "normed", "turned"]
+__all__ = ["added_and_normed", "gate_rows", "gated", "norm_rows", "normed", "turned"]
 
 _CHUNK = 256
 """Rows whose gradients of the weight are one sum."""
@@ -55,7 +55,7 @@ class _Norm(torch.autograd.Function):
         out = torch.empty(x.shape, dtype=dtype)
         scales = np.empty(x[..., 0].numel(), np.float32)
         use_threads()
-        _norm(
+        norm_rows(
             _rows(x),
             _rows(x[:0] if change is None else change.contiguous()),
             memory(weight.float()),
@@ -129,7 +129,7 @@ class _Gate(torch.autograd.Function):
         ctx.gelu = gelu
         out = torch.empty_like(up)
         use_threads()
-        _gate(_rows(gate), _rows(up), gelu, _rows(out))
+        gate_rows(_rows(gate), _rows(up), 0, gelu, _rows(out))
         return out
 
     @staticmethod
@@ -155,19 +155,20 @@ def _rows(x: Tensor) -> np.ndarray[Any, Any]:
 
 
 @loop
-def _norm(x: Any, change: Any, weight: Any, epsilon: float, total: Any, scales: Any, out: Any) -> None:
-    """total [n, D]: x plus `change` (which may have no rows: then total is x); scales [n]: r; out [n, D]: the norm of total."""
+def norm_rows(x: Any, change: Any, weight: Any, epsilon: float, total: Any, scales: Any, out: Any) -> None:
+    """total [n, D], which may be x: x plus `change` (without rows total must be x); scales [n]: r; out [n, D]: the norm of total."""
     for row in prange(x.shape[0]):
+        sums, result = total[row], out[row]
         if change.shape[0]:
             for i in range(x.shape[1]):
-                put(total, row, i, wide(x[row, i]) + wide(change[row, i]))
+                put(sums, i, wide(x[row, i]) + wide(change[row, i]))
         square = np.float32(0.0)
         for i in range(x.shape[1]):
-            square += wide(total[row, i]) * wide(total[row, i])
+            square += wide(sums[i]) * wide(sums[i])
         scale = np.float32(1.0) / np.sqrt(square / np.float32(x.shape[1]) + np.float32(epsilon))
         scales[row] = scale
         for i in range(x.shape[1]):
-            put(out, row, i, wide(total[row, i]) * scale * weight[i])
+            put(result, i, wide(sums[i]) * scale * weight[i])
 
 
 @loop
@@ -186,9 +187,9 @@ def _norm_backward(
                 value = scale * (wide(gradient[row, i]) * weight[i] - share * wide(x[row, i]))
                 if beyond.shape[0]:
                     value += wide(beyond[row, i])
-                put(of_x, row, i, value)
+                put(of_x[row], i, value)
                 if of_change.shape[0]:
-                    put(of_change, row, i, value)
+                    put(of_change[row], i, value)
             if of_weight.shape[0]:
                 for i in range(x.shape[1]):
                     of_weight[chunk, i] += wide(gradient[row, i]) * scale * wide(x[row, i])
@@ -197,14 +198,15 @@ def _norm_backward(
 @loop
 def _turn(x: Any, cosine: Any, sine: Any, direction: float, out: Any) -> None:
     """x, out [N, H W]; cosine, sine [N, W]."""
-    width = cosine.shape[1]
-    half = width // 2
+    half = cosine.shape[1] // 2
     for row in prange(x.shape[0]):
-        for start in range(0, x.shape[1], width):
+        for start in range(0, x.shape[1], cosine.shape[1]):
+            first, second = x[row, start:], x[row, start + half :]
+            left, right = out[row, start:], out[row, start + half :]
             for i in range(half):
-                a, b = wide(x[row, start + i]), wide(x[row, start + half + i])
-                put(out, row, start + i, a * cosine[row, i] - direction * b * sine[row, i])
-                put(out, row, start + half + i, b * cosine[row, half + i] + direction * a * sine[row, half + i])
+                a, b, c, s = wide(first[i]), wide(second[i]), wide(cosine[row, i]), direction * wide(sine[row, i])
+                put(left, i, a * c - b * s)
+                put(right, i, b * c + a * s)
 
 
 @njit(**COMPILED)
@@ -215,28 +217,24 @@ def _share(x: Any, gelu: bool) -> Any:
 
 
 @loop
-def _gate(gate: Any, up: Any, gelu: bool, out: Any) -> None:
-    """All [n, I]."""
-    for row in prange(gate.shape[0]):
-        for i in range(gate.shape[1]):
-            x = wide(gate[row, i])
-            put(out, row, i, wide(up[row, i]) * x * _share(x, gelu))
+def gate_rows(by: Any, up: Any, start: int, gelu: bool, out: Any) -> None:
+    """out [n, I]: up [n, ...] from column `start` on, times SiLU or GELU of `by` [n, ...], which may be the same array."""
+    for row in prange(out.shape[0]):
+        shared, result = up[row, start:], out[row]
+        for i in range(out.shape[1]):
+            x = wide(by[row, i])
+            put(result, i, wide(shared[i]) * x * _share(x, gelu))
 
 
 @loop
 def _gate_backward(gradient: Any, gate: Any, up: Any, gelu: bool, of_gate: Any, of_up: Any) -> None:
     """All [n, I]."""
     for row in prange(gate.shape[0]):
+        by, up_by = of_gate[row], of_up[row]
         for i in range(gate.shape[1]):
             x, g = wide(gate[row, i]), wide(gradient[row, i])
-            share = _share(x, gelu)
-            slope = (
-                np.float32(1.5957691216) * (np.float32(1.0) + np.float32(0.134145) * x * x) if gelu else np.float32(1.0)
-            )
-            put(of_up, row, i, g * x * share)
-            put(
-                of_gate,
-                row,
-                i,
-                g * wide(up[row, i]) * share * (np.float32(1.0) + x * (np.float32(1.0) - share) * slope),
-            )
+            share, slope = _share(x, gelu), np.float32(1.0)
+            if gelu:
+                slope = np.float32(1.5957691216) * (np.float32(1.0) + np.float32(0.134145) * x * x)
+            put(up_by, i, g * x * share)
+            put(by, i, g * wide(up[row, i]) * share * (np.float32(1.0) + x * (np.float32(1.0) - share) * slope))

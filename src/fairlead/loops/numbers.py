@@ -125,21 +125,21 @@ def _(x: Any) -> Any:  # pragma: no cover - compiled
     return lambda x: _float(np.uint32(np.uint32(x) << np.uint32(16)))
 
 
-def put(out: Any, row: int, i: int, x: Any) -> None:
-    """Write float32 `x` to `out[row, i]`."""
+def put(out: Any, i: int, x: Any) -> None:
+    """Write float32 `x` to the memory `out[i]` of a tensor's row."""
 
 
 @overload(put, strict=False)
-def _(out: Any, row: Any, i: Any, x: Any) -> Any:  # pragma: no cover - compiled
+def _(out: Any, i: Any, x: Any) -> Any:  # pragma: no cover - compiled
     if isinstance(out.dtype, types.Float):
 
-        def as_it_is(out: Any, row: Any, i: Any, x: Any) -> None:
-            out[row, i] = x
+        def as_it_is(out: Any, i: Any, x: Any) -> None:
+            out[i] = x
 
         return as_it_is
 
-    def rounded(out: Any, row: Any, i: Any, x: Any) -> None:
-        out[row, i] = narrow(x)
+    def rounded(out: Any, i: Any, x: Any) -> None:
+        out[i] = narrow(x)
 
     return rounded
 

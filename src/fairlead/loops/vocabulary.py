@@ -107,15 +107,15 @@ def _backward(
         towards = of_entropies[row] * sharpness if of_entropies.shape[0] else np.float32(0.0)
         if up == 0.0 and towards == 0.0:
             for i in range(logits.shape[1]):
-                put(of_logits, row, i, np.float32(0.0))
+                put(of_logits[row], i, np.float32(0.0))
             continue
         largest, log_total = kept[0, row], kept[1, row]
         shift = up + towards * entropies[row]
         for i in range(logits.shape[1]):
             x = (wide(logits[row, i]) - largest) * sharpness - log_total
             p = exponential(x) if x > _LEAST else np.float32(0.0)
-            put(of_logits, row, i, -p * (shift + towards * max(x, _LEAST)))
+            put(of_logits[row], i, -p * (shift + towards * max(x, _LEAST)))
         if of_logprobs.shape[0]:
             token = tokens[row]
             x = (wide(logits[row, token]) - largest) * sharpness - log_total
-            put(of_logits, row, token, up - exponential(x) * (shift + towards * max(x, _LEAST)))
+            put(of_logits[row], token, up - exponential(x) * (shift + towards * max(x, _LEAST)))

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from fairlead.models.shapes import recurring
+
+if TYPE_CHECKING:
+    from fairlead.loops.attention import Layout
 
 __all__ = ["ATTENTION", "Ragged", "Span", "attention", "ragged_attention"]
 
@@ -52,7 +55,7 @@ class _Block:
     """Rows whose attention is computed together, padded to a common width."""
 
     queries: Tensor
-    """[r * Tq] places in the ragged sequence."""
+    """[r * Tq] places in the ragged sequence; 0 at padding."""
     keys: Tensor
     """[r * S]"""
     query_positions: Tensor
@@ -61,6 +64,8 @@ class _Block:
     """[r, S]; at padding past every query."""
     pieces: list[tuple[int, int, int]]
     """Queries from … to, and how many keys the last of them may see, in the row that sees most."""
+    tokens: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+    """Queries [r, Tq] and keys [r, S] once more, -1 at padding."""
 
     def hidden(self, dtype: torch.dtype, window: int | None) -> Tensor:
         """[r, 1, Tq, S]: what is added to the scores. The least number is finite: padding sees nothing and must not be NaN."""
@@ -85,6 +90,7 @@ class Ragged:
     filler: int = field(init=False, default=0)
     _blocks: list[_Block] = field(default_factory=list)
     _hidden: dict[tuple[int, torch.dtype, int | None], Tensor] = field(default_factory=dict)
+    _layouts: dict[int, Layout] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ordered = sorted(self.rows, key=lambda row: (-_length(row[1]), -row[0][1]))
@@ -126,8 +132,8 @@ class Ragged:
     def _add(self, rows: Sequence[tuple[Span, tuple[Span, ...]]], back: Any, first: int) -> int:
         count = self._round(len(rows), _FEW_ROWS)
         width, longest = self._round(max(queries[1] for queries, _ in rows)), self._round(_length(rows[0][1]))
-        queries = np.zeros((count, width), dtype=np.int64)
-        keys = np.zeros((count, longest), dtype=np.int64)
+        queries = np.full((count, width), -1, dtype=np.int64)
+        keys = np.full((count, longest), -1, dtype=np.int64)
         query_positions = np.zeros((count, width), dtype=np.int64)
         key_positions = np.full((count, longest), np.iinfo(np.int64).max // 2, dtype=np.int64)
         for i, ((start, length), spans) in enumerate(rows):
@@ -147,10 +153,33 @@ class Ragged:
             return torch.from_numpy(x).to(self.device)
 
         block = _Block(
-            tensor(queries.ravel()), tensor(keys.ravel()), tensor(query_positions), tensor(key_positions), pieces
+            tensor(queries.ravel().clip(0)),
+            tensor(keys.ravel().clip(0)),
+            tensor(query_positions),
+            tensor(key_positions),
+            pieces,
+            (queries, keys),
         )
         self._blocks.append(block)
         return first + queries.size
+
+    @property
+    def longest(self) -> int:
+        """Most keys of a row, padding included."""
+        return max(block.key_positions.shape[1] for block in self._blocks)
+
+    def layout(self, tokens: int) -> Layout:
+        """The same for compiled loops, where keys are of so many tokens."""
+        from fairlead.loops.attention import Block, Layout, Slots  # only where Numba is
+
+        if tokens not in self._layouts:
+            queries, keys = zip(*(block.tokens for block in self._blocks), strict=True)
+            self._layouts[tokens] = Layout(
+                [Block(x.query_positions.numpy(), x.key_positions.shape[1], x.pieces) for x in self._blocks],
+                Slots.of(queries, len(self.back)),
+                Slots.of(keys, tokens),
+            )
+        return self._layouts[tokens]
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, window: int | None

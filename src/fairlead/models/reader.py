@@ -24,6 +24,9 @@ from fairlead.models.families import Anatomy, Layer, Norm
 
 __all__ = ["read_ragged"]
 
+_LONGEST = 1024
+"""Keys of a row up to which loops and products are used. Not because torch's kernel is faster beyond, but because it keeps no shares."""
+
 _MOST = 0.9  # where more of the tokens are wanted, taking them apart costs more than it saves
 
 
@@ -68,11 +71,12 @@ def _layer(
 
     x, h = _added(x, change, layer.before_attention, inner)
     mine, turn_mine = (h, turn) if kept is None else (h[kept], (turn[0][kept], turn[1][kept]))
-    query = _turned(heads(layer.query, layer.query_norm, mine, body.heads), *turn_mine)
-    key = _turned(heads(layer.key, layer.key_norm, h, body.key_heads), *turn)
+    query = heads(layer.query, layer.query_norm, mine, body.heads)
+    key = heads(layer.key, layer.key_norm, h, body.key_heads)
     value = heads(layer.value, None, h, body.key_heads)
     dropout = body.dropout if body.model.training else 0.0
-    mixed = layer.output(rows(query, key, value, body.scale, dropout, layer.window).flatten(1))
+    attended = _attended(query, key, value, (turn_mine, turn), rows, body.scale, dropout, layer.window)
+    mixed = layer.output(attended.flatten(1))
     if layer.after_attention is not None:
         mixed = _normed(layer.after_attention, mixed, x.dtype)
     x, h = _added(x if kept is None else x[kept], mixed, layer.before_mlp, inner)
@@ -99,6 +103,24 @@ def _normed(norm: Norm, x: Tensor, dtype: torch.dtype) -> Tensor:
 
         return normed(x, norm.weight, norm.epsilon, dtype)
     return F.rms_norm(x.float(), x.shape[-1:], norm.weight.float(), norm.epsilon).to(dtype)
+
+
+def _attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    turns: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]],
+    rows: Ragged,
+    scale: float,
+    dropout: float,
+    window: int | None,
+) -> Tensor:
+    """Attention of [M, H, W] over [N, K, W], rotated by the angles of queries and of keys: [M, H, W]."""
+    if not dropout and rows.longest <= _LONGEST and loops.fit(query, key, value):
+        from fairlead.loops.attention import attended
+
+        return attended(query, key, value, turns, rows.layout(len(key)), scale, window)
+    return rows(_turned(query, *turns[0]), _turned(key, *turns[1]), value, scale, dropout, window)
 
 
 def _turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
