@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,32 @@ print(logprobs_and_entropy(torch.randn(200, 999), None, 1.0)[1].double().sum().i
     )
     assert first == second
     assert list(tmp_path.rglob("*.nbc"))
+
+
+def test_one_process_compiles_all_and_another_one_when_it_is_gone(tmp_path: Path) -> None:
+    pytest.importorskip("numba", reason="the extra `fast`")
+    code = """
+import torch
+from fairlead.loops import compiling, layers
+layers.normed(torch.ones(1, 2), torch.ones(2), 0.0, torch.float32)
+first = compiling._process[1]
+layers.gated(torch.ones(1, 2), torch.ones(1, 2), False)
+assert compiling._process[1] is first
+first.kill()
+first.wait()
+layers.turned(torch.ones(1, 1, 2), torch.ones(1, 2), torch.ones(1, 2))
+assert compiling._process[1] is not first
+print(compiling._process[1].pid)
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=300)
+    for _ in range(100):  # it goes with the process that started it
+        if not Path(f"/proc/{int(done.stdout)}").exists():
+            break
+        time.sleep(0.1)
+    assert not Path(f"/proc/{int(done.stdout)}").exists()
+    assert {path.name.split(".")[1].split("-")[0] for path in tmp_path.rglob("*.nbi")} >= {
+        "norm_rows",
+        "gate_rows",
+        "_turn",
+    }

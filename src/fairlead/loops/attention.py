@@ -19,7 +19,8 @@ from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fairlead.loops.numbers import exponential, loop, memory, put, use_threads, wide
+from fairlead.loops.compiling import loop
+from fairlead.loops.numbers import exponential, memory, put, use_threads, wide
 
 __all__ = ["Block", "Layout", "Slots", "attended"]
 

@@ -17,7 +17,8 @@ from numba import njit, prange
 from torch import Tensor
 
 from fairlead.loops import layers
-from fairlead.loops.numbers import COMPILED, exponential, loop, memory, narrow, wide
+from fairlead.loops.compiling import COMPILED, loop
+from fairlead.loops.numbers import exponential, memory, narrow, wide
 
 __all__ = ["attend", "gated", "normed"]
 

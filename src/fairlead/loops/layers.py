@@ -14,7 +14,8 @@ from numba import njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fairlead.loops.numbers import COMPILED, exponential, loop, memory, put, use_threads, wide
+from fairlead.loops.compiling import COMPILED, loop
+from fairlead.loops.numbers import exponential, memory, put, use_threads, wide
 
 __all__ = ["added_and_normed", "gate_rows", "gated", "norm_rows", "normed", "turned"]
 

@@ -1,18 +1,11 @@
-"""What compiled loops share: how they are compiled, bfloat16 as its bits, an exponential that is vectorised.
+"""What compiled loops share: threads, bfloat16 as its bits, an exponential that is vectorised.
 
-Knows: Numba, its cache and its threads; how a tensor's memory is read and written by a loop.
+Knows: Numba's threads; how a tensor's memory is read and written by a loop.
 Does not know: any loop.
-
-Numba keeps compiled loops beside their source and sees changes of that file only: after a change here delete `__pycache__` of this room.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import subprocess
-import sys
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -20,54 +13,13 @@ import numba
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, typeof, types
+from numba import njit, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-__all__ = ["COMPILED", "exponential", "loop", "memory", "narrow", "put", "use_threads", "wide"]
+from fairlead.loops.compiling import COMPILED
 
-numba.config.THREADING_LAYER = "omp"  # the threads that torch uses; others would take turns with them on the cores
-
-COMPILED: dict[str, Any] = {
-    "cache": True,
-    "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"},
-    "error_model": "numpy",
-}
-"""How loops are compiled: sums in any order, but infinities and NaN as they are."""
-
-
-def loop(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile a loop whose `prange` runs on several threads, for each kind of arguments when they first come.
-
-    What Numba has just compiled rounds otherwise than what it reads from its cache in another process (which is optimised again). So
-    another process compiles, and this one reads: a run that is resumed goes on with the same numbers.
-    """
-    known: dict[tuple[Any, ...], Any] = {}
-
-    def call(*arguments: Any) -> None:
-        kinds = tuple(
-            (x.dtype.num, x.ndim, x.flags.c_contiguous) if isinstance(x, np.ndarray) else type(x) for x in arguments
-        )
-        if kinds not in known:
-            signature = tuple(typeof(x) for x in arguments)
-            known[kinds] = njit(parallel=True, **COMPILED)(function)
-            if known[kinds]._cache.load_overload(signature, known[kinds].targetctx) is None:
-                _compile_elsewhere(function, signature)
-            known[kinds].compile(signature)
-        known[kinds](*arguments)
-
-    call.loop = function  # type: ignore[attr-defined]
-    return call
-
-
-def _compile_elsewhere(function: Callable[..., None], signature: tuple[Any, ...]) -> None:
-    """Into the cache; should that fail, this process compiles for itself, and rounds a little otherwise than the next."""
-    code = f"import pickle, sys; from {function.__module__} import {function.__name__} as call; "
-    code += "from fairlead.loops.numbers import COMPILED, njit; "
-    code += "njit(parallel=True, **COMPILED)(call.loop).compile(pickle.load(sys.stdin.buffer))"
-    paths = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, "PYTHONPATH": paths}
-    subprocess.run([sys.executable, "-c", code], input=pickle.dumps(signature), env=environment, check=False)
+__all__ = ["exponential", "memory", "narrow", "put", "use_threads", "wide"]
 
 
 def use_threads() -> None:

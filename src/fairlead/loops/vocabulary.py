@@ -13,7 +13,8 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from fairlead.loops.numbers import exponential, loop, memory, put, use_threads, wide
+from fairlead.loops.compiling import loop
+from fairlead.loops.numbers import exponential, memory, put, use_threads, wide
 
 __all__ = ["logprobs_and_entropy", "logprobs_and_entropy_backward"]
 
