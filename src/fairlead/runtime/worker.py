@@ -134,7 +134,11 @@ class ModelWorker:
         spec = self._optimiser_spec()
         assert self.optimiser is not None
         limit = float("inf") if spec.maximum_gradient_norm is None else spec.maximum_gradient_norm
-        norm = float(nn.utils.clip_grad_norm_(self.trained(), limit))
+        parameters = self.trained()
+        total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = float(total)
+        if norm + 1e-6 > limit:  # torch's own `clip_grad_norm_` multiplies by one otherwise, which takes a pass over all gradients
+            nn.utils.clip_grads_with_norm_(parameters, limit, total)
         rate = set_learning_rate(self.optimiser, spec, self.steps, self.rate_factor)
         finite = norm == norm and norm != float("inf")
         if finite:
