@@ -62,7 +62,7 @@ class OverOptimisation(Experiment, name="over-optimisation"):
         "not show what was lost (the recipe over-optimisation has that judge still, and shows this). In this form the true "
         "reward cannot be fooled. Without a stabiliser it rose for 25 rollouts and fell from there on (seed 0, whose course was "
         "looked at); SAFE held it at the same level at four times the KL of the two with a KL penalty. These last sentences were written "
-        "after the figures of the first page, which were of an earlier shipped model; nothing was changed for the second."
+        "after the figures of the first page, which were of an earlier shipped model; nothing was changed for later ones."
     )
 
     def measure(self, seed: int, folder: Path) -> Measurement:
