@@ -137,7 +137,8 @@ class ModelWorker:
         parameters = self.trained()
         total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = float(total)
-        if norm + 1e-6 > limit:  # torch's own `clip_grad_norm_` multiplies by one otherwise, which takes a pass over all gradients
+        # torch's `clip_grad_norm_` multiplies by one where nothing is clipped, which takes a pass over all gradients.
+        if norm + 1e-6 > limit:
             nn.utils.clip_grads_with_norm_(parameters, limit, total)
         rate = set_learning_rate(self.optimiser, spec, self.steps, self.rate_factor)
         finite = norm == norm and norm != float("inf")
