@@ -91,14 +91,16 @@ def test_some_queries_over_all_keys_and_tokens_that_nobody_sees() -> None:
 
 
 def test_no_row_looks_at_numbers_left_in_memory() -> None:
-    """Padding is written, so that what lay there before (NaN, say) is multiplied with nothing."""
+    """Padding is written: torch fills new memory with NaN here, which would spread."""
     rows = ROWS["apart"]
     inputs = [random(26, 2, WIDTH, seed=i).requires_grad_() for i in range(3)]
     turn = torch.ones(26, WIDTH), torch.zeros(26, WIDTH)
     layout = Ragged(rows, torch.device("cpu")).layout(26)
-    for _ in range(20):
-        for size in (3000, 600, 300, 100):
-            torch.full((size,), float("nan"))
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert bool(torch.empty(9).isnan().all())
         found = attended(*inputs, (turn, turn), layout, 1.0, None)
-        assert bool(found.isfinite().all())
-        assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(found.sum(), inputs))
+        gradients = torch.autograd.grad(found.sum(), inputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(bool(x.isfinite().all()) for x in (found, *gradients))

@@ -39,7 +39,7 @@ class Slots:
     place: np.ndarray[Any, Any]
     """[slots, 3]: slots before the row, place in the row, width of the row."""
     order: np.ndarray[Any, Any]
-    """The slots that are not padding, by token."""
+    """[slots]: by token, padding first."""
     start: np.ndarray[Any, Any]
     """[N + 1]: where a token's slots begin in `order`."""
 

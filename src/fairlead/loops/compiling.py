@@ -68,13 +68,13 @@ def _compile_elsewhere(function: Callable[..., None], signature: tuple[Any, ...]
     """Into the cache; should that fail, this process compiles for itself, and rounds a little otherwise than the next."""
     request = pickle.dumps((function.__module__, function.__name__, signature))
     for _ in range(2):  # once more where it has just gone
-        stream = _serving()
+        process = _serving()
         try:
-            stream.stdin.write(request)  # type: ignore[union-attr]
-            stream.stdin.flush()  # type: ignore[union-attr]
+            process.stdin.write(request)  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
         except BrokenPipeError:
             continue
-        if stream.stdout.read(1):  # type: ignore[union-attr]
+        if process.stdout.read(1):  # type: ignore[union-attr]
             return
 
 

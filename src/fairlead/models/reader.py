@@ -25,7 +25,7 @@ from fairlead.models.families import Anatomy, Layer, Norm
 __all__ = ["read_ragged"]
 
 _LONGEST = 1024
-"""Keys of a row up to which loops and products are used. Not because torch's kernel is faster beyond, but because it keeps no shares."""
+"""Keys of a row up to which loops and products are used; beyond, torch's kernel, which keeps no shares for the way back."""
 
 _MOST = 0.9  # where more of the tokens are wanted, taking them apart costs more than it saves
 
